@@ -37,6 +37,7 @@ from keyturn.workers.live import Finding, ask_endpoints
 from keyturn.workers.local_settings import load_database_url, load_local_settings
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
+from keyturn.workflows.visibility import SEARCH_ATTRIBUTES
 
 Role = Literal["starter", "worker", "desk", "executor"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -65,9 +66,9 @@ async def examine(role: Role, *, desk: type[BaseSettings], live: bool = False) -
     looks |= {"payload keys": partial(_keys, with_database=role != "starter")}
     if role != "starter":
         looks |= {"database": _database}
-    looks |= {"temporal": temporal_state}
-    if role != "executor":
-        looks |= {"workers": _agreement}
+    looks |= {"temporal": temporal_state, "search attributes": _search_attributes}
+    # Before the first worker runs, that none does is no fault of its settings.
+    looks |= {"task queue": partial(task_queue_state, needs_worker=role != "worker"), "workers": _agreement}
     return findings + [await _examine(what, look) for what, look in looks.items()]
 
 
@@ -183,22 +184,36 @@ async def _providers(settings: Settings, redis_url: SecretStr) -> str:
 
 
 async def temporal_state() -> str:
-    """Return what is there of Temporal: the server, the namespace, its search attributes, the workers' builds."""
+    """Return what is there of Temporal: the server and the namespace."""
     client = await connect()
     with map_refusals():
         server = await client.workflow_service.get_system_info(GetSystemInfoRequest())
+    return f"server {server.server_version}, namespace {client.namespace}"
+
+
+async def _search_attributes() -> str:
+    client = await connect()
+    with map_refusals():
         missing = await missing_search_attributes(client)
+    if missing:
+        raise AttributesMissing(f"missing in {client.namespace}: {', '.join(key.name for key in missing)}")
+    return f"all {len(SEARCH_ATTRIBUTES)} are there"
+
+
+async def task_queue_state(*, needs_worker: bool = True) -> str:
+    """Return who polls the task queue, and whether a build takes rotations.
+
+    Raises NoWorker if one is needed and none does; NoBuild.
+    """
+    client, queue = await connect(), load_local_settings().task_queue
+    with map_refusals():
         known = await builds(client)
-        polling = len(await pollers(client, load_local_settings().task_queue))
-    workers = counted(polling, "worker")
-    queue = load_local_settings().task_queue
-    state = f"server {server.server_version}, namespace {client.namespace}, {workers} polled {queue} recently"
-    if not polling:
+        polling = len(await pollers(client, queue))
+    state = f"{counted(polling, 'worker')} polled {queue} recently"
+    if not polling and needs_worker:
         raise NoWorker(state)
     if known and not any(build.current for build in known):
         raise NoBuild(f"{state}; none of the builds {', '.join(one.build_id for one in known[:3])} takes rotations")
-    if missing:
-        raise AttributesMissing(f"{state}; search attributes are missing: {', '.join(key.name for key in missing)}")
     return state
 
 

@@ -74,8 +74,10 @@ async def files_of_secrets() -> str:
                 (open_to_others if is_open else closed).append(name)
         except (OSError, ValueError):
             unreadable.append(name)
+    strange = f"{', '.join(unreadable)} does not name a file that can be looked at" if unreadable else ""
     if open_to_others:
-        raise FileOpen(f"others can read the file of {', '.join(open_to_others)}")
+        also = f"; {strange}" if strange else ""
+        raise FileOpen(f"others can read the file of {', '.join(open_to_others)}{also}")
     if unreadable:
-        raise FileUnreadable(f"{', '.join(unreadable)} does not name a file that can be looked at")
+        raise FileUnreadable(strange)
     return f"none of yours that others can read: {', '.join(closed)}" if closed else "no file with secrets is used"

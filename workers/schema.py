@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from keyturn import migrations
 from keyturn.database import CLIENT
 from keyturn.database_errors import map_driver_error
-from keyturn.errors import DatabaseReadOnly, SchemaNotCurrent
+from keyturn.errors import DatabaseReadOnly, JobStoreRefused, SchemaNotCurrent
 
 # The lock by which one process migrates and the others wait: any number that no other program in the database takes.
 _MIGRATION_LOCK = 0x6B657974
@@ -57,6 +57,8 @@ def check_schema(url: URL) -> str:
         with _engine(url).connect() as connection:
             revision = _revision(connection)
             _expect_writable(connection)
+            if revision == migrations.HEAD:
+                _expect_rights(connection)
     except SQLAlchemyError as error:
         refused = map_driver_error(error)
         raise type(refused)(f"the schema cannot be read: {_reason(error)}") from None
@@ -92,6 +94,25 @@ def _expect_writable(connection: Connection) -> None:
     is_postgresql = connection.dialect.name == "postgresql"
     if is_postgresql and connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
         raise DatabaseReadOnly("the database is read-only: a replica, or a failover is under way")
+
+
+def _expect_rights(connection: Connection) -> None:
+    """Raise JobStoreRefused if the role may not use a table: the first write to it would fail, perhaps days later."""
+    if connection.dialect.name != "postgresql":
+        return
+    # Of the tables beside our own: whoever migrates owns all of them.
+    asked = text(
+        "SELECT needed.name || ' of ' || ours.tablename FROM pg_tables AS ours, "
+        "unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed(name) "
+        "WHERE (ours.schemaname, ours.tableowner) = (SELECT schemaname, tableowner FROM pg_tables "
+        "WHERE tablename = 'alembic_version' AND schemaname = ANY(current_schemas(false)) LIMIT 1) "
+        "AND ours.tablename <> 'alembic_version' "
+        "AND NOT has_table_privilege(format('%I.%I', ours.schemaname, ours.tablename), needed.name) ORDER BY 1"
+    )
+    missing = list(connection.execute(asked).scalars())
+    if missing:
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        raise JobStoreRefused(f"the role of DATABASE_URL has no right to {', '.join(missing[:5])}{more}")
 
 
 def _revision(connection: Connection) -> str | None:

@@ -524,6 +524,11 @@ async def test_doctor_says_line_by_line_what_is_missing(terminal: Terminal, simu
     elsewhere = await terminal.run("doctor", KEYTURN_POLICY_DIR="/absent", KEYTURN_TASK_QUEUE="nobody-polls-this")
     assert "no policy files (*.toml) in /absent" in elsewhere.stdout
     assert "0 workers polled nobody-polls-this" in elsewhere.stdout
+    assert "FAIL  task queue" in elsewhere.stdout
+    first = await terminal.run(
+        *as_worker, OPENAI_API_KEY="k", KEYTURN_ROUTES="openai:gpt-5-mini", KEYTURN_TASK_QUEUE="nobody-polls-this"
+    )
+    assert (first.returncode, "0 workers polled nobody-polls-this" in first.stdout) == (0, True), first.stdout
 
 
 async def test_doctor_looks_at_what_each_role_needs(terminal: Terminal, simulated: SimulatorControl) -> None:
@@ -554,6 +559,8 @@ async def test_doctor_sees_what_keeps_this_machine_and_the_workers_apart(
     assert "a worker does not have the payload key that encrypts here" in others.stdout
     assert "a worker writes account and key names otherwise" in others.stdout
     assert made.stdout.split(":")[1].strip() not in others.stdout
+    executor = await terminal.run("doctor", "--for", "executor", KEYTURN_PAYLOAD_KEYS_FILE=str(keys))
+    assert (executor.returncode, "a worker does not have the payload key" in executor.stdout) == (1, True)
     lines = await terminal.run("doctor", KEYTURN_POLICY_SHIPPED="off", KEYTURN_POLICY_DIR=str(own_policies(tmp_path)))
     assert (lines.returncode, "a worker has other policy lines" in lines.stdout) == (1, True), lines.stdout
 

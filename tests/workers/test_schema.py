@@ -43,6 +43,28 @@ def test_a_worker_does_not_start_on_another_schema(database: URL) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_role_without_a_right_is_named_before_the_first_write_fails(database: URL) -> None:
+    """With the table and the right; a role that has all of them is well, whoever owns the tables."""
+    role, secret = f"keyturn_{uuid.uuid4().hex[:8]}", uuid.uuid4().hex
+    engine = create_engine(database)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD '{secret}'"))
+        connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"))
+    theirs = database.set(username=role, password=secret)
+    try:
+        assert check_schema(theirs) == check_schema(database)
+        with engine.begin() as connection:
+            connection.execute(text(f"REVOKE INSERT, UPDATE ON job_audit FROM {role}"))
+        with pytest.raises(JobStoreRefused, match="no right to INSERT of job_audit, UPDATE of job_audit"):
+            check_schema(theirs)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
+        engine.dispose()
+
+
 def test_an_absent_sqlite_file_is_not_made_by_looking(tmp_path: Path) -> None:
     """Checking changes nothing."""
     with pytest.raises(SchemaNotCurrent, match="there is no database"):

@@ -24,7 +24,7 @@ from keyturn.llm.errors import QuotaExhausted
 from keyturn.rotations.contracts import Resumption
 from keyturn.rotations.outcomes import JobCreated
 from keyturn.starter.deployment import BuildNotRamped, deployment
-from keyturn.workers.doctor import temporal_state
+from keyturn.workers.doctor import task_queue_state
 from keyturn.workers.doctor_errors import NoBuild, NoWorker
 from keyturn.workflows.bulk import BULK_QUEUE, BulkWorkflow
 from tests.support.cases import request
@@ -193,7 +193,7 @@ async def _state() -> str:
     async with asyncio.timeout(30):
         while True:
             try:
-                return await temporal_state()
+                return await task_queue_state()
             except NoWorker:
                 await asyncio.sleep(0.05)
 
