@@ -2,22 +2,32 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecution
 
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, answer
 from keyturn.application.rotation_status import Handle, waits_for
-from keyturn.errors import InvalidRequest
-from keyturn.rotations.contracts import Resumption
+from keyturn.errors import InvalidRequest, KeyturnError
+from keyturn.rotations.contracts import Resumption, RotationStatus, RotationSubject
 from keyturn.workflows.rotate_key import execution_id
 from keyturn.workflows.rotation import RotationWorkflow
-from keyturn.workflows.visibility import PARKED, TENANT
+from keyturn.workflows.visibility import PARKED, POLICY_LINES, SUBJECT, TENANT, WAITING
 
 WAITING_TYPES = ("RotationWorkflow", "RotateKeyWorkflow")
 # Waits of a key's rotation that are what they should be: no one has to fix anything yet.
 WAITS = ("frozen", "old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown")
 MOST_WAITING = 100_000  # read to find the oldest of them: twice the largest estate, in some seconds
+
+
+class WaitingRotation(NamedTuple):
+    """A rotation that waits for a person: for what, and when it was started."""
+
+    workflow_id: str
+    kind: str
+    started_at: datetime
+    execution: WorkflowExecution
 
 
 class BlockedJob(NamedTuple):
@@ -29,8 +39,8 @@ class BlockedJob(NamedTuple):
 
 async def waiting_rotations(
     client: Client, *, tenant: str | None, kind: str | None, limit: int, types: Sequence[str] = WAITING_TYPES
-) -> AsyncIterator[dict[str, str]]:
-    """Yield the rotations that wait for a person, oldest first: `workflow_id`, `kind`, `since` (its start, in UTC)."""
+) -> AsyncIterator[WaitingRotation]:
+    """Yield the rotations that wait for a person, oldest first."""
     named = ", ".join(f"'{name}'" for name in types)
     query = f"WorkflowType IN ({named}) AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
     for name, value in ((TENANT.name, tenant), (PARKED.name, kind)):
@@ -38,9 +48,31 @@ async def waiting_rotations(
             query += f" AND {name} = '{_expect_plain(value)}'"
     # The server lists the newest first, and the oldest is who has waited longest: all are read, and then cut.
     rows = client.list_workflows(query, limit=MOST_WAITING)
-    found = [(row.start_time, row.id, waits_for(row) or "unforeseen") async for row in rows]
-    for since, workflow_id, kept in sorted(found)[:limit]:
-        yield {"workflow_id": workflow_id, "kind": kept, "since": since.isoformat()}
+    found = [WaitingRotation(row.id, waits_for(row) or "unforeseen", row.start_time, row) async for row in rows]
+    for one in sorted(found, key=lambda one: (one.started_at, one.workflow_id))[:limit]:
+        yield one
+
+
+async def as_listed(one: WaitingRotation) -> dict[str, Any]:
+    """Return a rotation that waits with its names and lines, and since when it waits, as far as that is known here.
+
+    Of a job's execution, its ID alone is known: `keyturn jobs show` has the names.
+    """
+    try:
+        subject = await one.execution.memo_value(SUBJECT, None, type_hint=RotationSubject)
+        waiting = await one.execution.memo_value(WAITING, None, type_hint=RotationStatus)
+    except KeyturnError:  # encrypted under a key that is not here
+        subject = waiting = None
+    since = one.started_at if waiting is None or waiting.since is None else waiting.since
+    return {
+        "workflow_id": one.workflow_id,
+        "kind": one.kind,
+        "since": since.isoformat(),
+        "account_id": None if subject is None else subject.account_id,
+        "key_id": None if subject is None else subject.key_id,
+        "requested_by": None if subject is None else subject.requested_by,
+        "policy_lines": list(one.execution.typed_search_attributes.get(POLICY_LINES) or ()),
+    }
 
 
 async def blocked_jobs(client: Client, *, task_queue: str | None = None) -> Mapping[str, BlockedJob]:
@@ -96,9 +128,7 @@ async def resume_all(
             on_progress(done, len(found))
             return refused
 
-    found = [
-        row["workflow_id"] async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=MOST_WAITING)
-    ]
+    found = [row.workflow_id async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=MOST_WAITING)]
     results = await asyncio.gather(*map(one, found))
     refused = [line for line in results if line is not None]
     return len(results) - len(refused), refused

@@ -5,11 +5,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from keyturn.application.outcomes import days_in_words
-from keyturn.console import cut, signed_in_user
+from keyturn.console import cut, printable, signed_in_user
 from keyturn.contracts import Contract
 from keyturn.moments import in_utc
 from keyturn.policy.errors import CatalogueInvalid
@@ -47,19 +48,23 @@ def parked(tenant: str | None, kind: str | None, limit: int, as_json: bool) -> N
       keyturn parked --kind quota_exhausted
     """
     from keyturn.application.connection import connect, map_refusals
-    from keyturn.application.parked import waiting_rotations
+    from keyturn.application.parked import as_listed, waiting_rotations
 
-    async def run() -> list[dict[str, str]]:
+    async def run() -> list[dict[str, Any]]:
         with map_refusals():
             found = waiting_rotations(await connect(), tenant=tenant, kind=kind, limit=limit + 1)
-            return [row async for row in found]
+            return [await as_listed(one) async for one in found]
 
     rows = cut(asyncio.run(run()), limit)
     if as_json:
         click.echo(json.dumps({"waiting": rows}))
         return
     for row in rows:
-        click.echo(f"{in_utc(row['since'])}  {row['kind']:24}  {row['workflow_id']}")
+        under = f" under {', '.join(row['policy_lines'])}" if row["policy_lines"] else ""
+        about = (
+            f"  {row['key_id']} of {row['account_id']}{under}, asked by {row['requested_by']}" if row["key_id"] else ""
+        )
+        click.echo(printable(f"{in_utc(row['since'])}  {row['kind']}{about}\n    {row['workflow_id']}"))
     if not rows:
         click.echo("no rotation waits", err=True)
 

@@ -248,7 +248,7 @@ async def test_a_parked_rotation_is_listed_resumed_and_gets_its_job(
     async with asyncio.timeout(20):
         while parked["workflow_id"] not in (listed := (await terminal.run("parked")).stdout):
             await asyncio.sleep(0.1)
-    assert "quota_exhausted" in listed
+    assert f"quota_exhausted  {key} of acct_10234 under P-7@1, asked by " in listed
     # By the names of account and key, as a person knows it.
     resumed = await terminal.run("resume", f"rotate:default:acct_10234:{key}:P-7@1", "--user", "omar")
     assert resumed.returncode == 0, resumed.stderr

@@ -687,7 +687,7 @@ async def test_keys_that_wait_for_a_person_do_not_hold_the_run(
         waiting = [row async for row in waiting_rotations(temporal, tenant=None, kind="approval", limit=1_000)]
         rows = await place.store.started_items(run_id, "waiting", after=0, limit=10)
         ids = [row["workflow_id"] for row in rows]
-        assert set(ids) <= {row["workflow_id"] for row in waiting}
+        assert set(ids) <= {row.workflow_id for row in waiting}
         refused, forgotten = map(temporal.get_workflow_handle, ids)
         status = await refused.query(RotationWorkflow.status)
         assert status.decision is not None

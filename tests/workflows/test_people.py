@@ -16,7 +16,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from keyturn.application.answers import AnswerRefused, NoWorkerAnswers, address_instruction, answer
 from keyturn.application.outcomes import as_lines, as_object, exit_status
-from keyturn.application.parked import resume_all, waiting_rotations
+from keyturn.application.parked import WaitingRotation, resume_all, waiting_rotations
 from keyturn.application.requests import id_of
 from keyturn.application.rotation_status import Handle, outcome_of, status_of
 from keyturn.application.rotations import rotate, start_or_attach
@@ -270,7 +270,7 @@ async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_st
         await _listed(temporal, tenant, "quota_exhausted", 12)
         other = (await start_or_attach(temporal, request(tenant_id=tenant), task_queue=queue)).handle
         await _listed(temporal, tenant, "authentication_failed", 1)
-        oldest = [row["workflow_id"] async for row in waiting_rotations(temporal, tenant=tenant, kind=None, limit=3)]
+        oldest = [row.workflow_id async for row in waiting_rotations(temporal, tenant=tenant, kind=None, limit=3)]
         assert oldest == [handle.id for handle in handles[:3]], "who has waited longest comes first, and is not cut off"
         resumption = Resumption(operator=OMAR)
         seen: list[tuple[int, int]] = []
@@ -287,11 +287,11 @@ async def test_a_whole_outage_is_resumed_by_its_kind(temporal: Client, sqlite_st
         outcomes = [await outcome_of(handle) for handle in handles]
         assert all(isinstance(outcome, JobCreated) for outcome in outcomes)
         assert len(await sqlite_store.jobs(tenant_id=tenant, limit=100)) == 12
-        assert (await _listed(temporal, tenant, None, 1))[0]["kind"] == "authentication_failed"
+        assert (await _listed(temporal, tenant, None, 1))[0].kind == "authentication_failed"
         await other.terminate()
 
 
-async def _listed(client: Client, tenant: str, kind: str | None, number: int) -> list[dict[str, str]]:
+async def _listed(client: Client, tenant: str, kind: str | None, number: int) -> list[WaitingRotation]:
     async with asyncio.timeout(20):  # visibility follows history within a second
         while True:
             rows = [row async for row in waiting_rotations(client, tenant=tenant, kind=kind, limit=100)]

@@ -161,7 +161,7 @@ async def test_what_blocks_a_step_is_reported_and_it_goes_on_when_that_is_remove
         assert (status.step, status.blocked) == ("create_key", "foreign_key")
         assert status.hint is not None
         parked = [row async for row in waiting_rotations(temporal, tenant=None, kind="foreign_key", limit=100)]
-        assert execution_id(job_id) in [row["workflow_id"] for row in parked]
+        assert execution_id(job_id) in [row.workflow_id for row in parked]
         assert (await blocked_jobs(temporal))[job_id].kind == "foreign_key", "people are notified of it"
         said = await shown_by_command(job_id, temporal.service_client.config.target_host, engine)
         assert "\n  next: Blocked: foreign key" in said, said
