@@ -55,8 +55,8 @@ def audit(
     Example:
       keyturn export audit audit-2026-11.jsonl --since 2026-11-01 --until 2026-12-01 --previous audit-2026-10.jsonl
     """
+    from keyturn.audit_events import events_of
     from keyturn.audit_export import public_key_of, read_signing_key, write_export
-    from keyturn.jobs.audit import events_of
 
     if not os.environ.get(KEY):
         raise SettingsInvalid(f"{KEY} is not set: `keyturn export key` prints a new key")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keyturn.console import counted, printable, signed_in_user
+from keyturn.console import counted, cut, printable, signed_in_user
 from keyturn.contracts import Identifier
 from keyturn.moments import in_utc, last_moment
 from keyturn.starter.database import with_database
@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 _tenant = click.option("--tenant", envvar="KEYTURN_TENANT", default="default", show_default=True, help="Tenant ID.")
 _user = click.option("--user", envvar="KEYTURN_USER", help="Your user name.  [default: the signed-in user]")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object to standard output.")
+ALL = 1_000  # more than a person reads; `keyturn export audit` has all of them
 SOON_DAYS = 14  # within which a waiver's end is pointed out: two weeks to renew it, or to plan the rotation
 
 
 @click.group(invoke_without_command=True)
 @_tenant
+@click.option("--all", "ended", is_flag=True, help="List those that have ended, too, newest first, 1,000 at most.")
 @_as_json
 @click.pass_context
-def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
+def waivers(context: click.Context, tenant: str, ended: bool, as_json: bool) -> None:
     """List the waivers in force, soonest to end first; or grant and end them by a subcommand.
 
     A waived key is judged as before, and gets no job while its waiver holds.
@@ -43,6 +45,9 @@ def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
         return
     from keyturn.waivers.store import WaiverStore
 
+    if ended:
+        _list_all(tenant, as_json=as_json)
+        return
     found = with_database(lambda engine: WaiverStore(engine).active(tenant_id=tenant))
     if as_json:
         click.echo(json.dumps({"waivers": [one.model_dump(mode="json") for one in found]}))
@@ -55,6 +60,27 @@ def waivers(context: click.Context, tenant: str, as_json: bool) -> None:
         click.echo(printable(line))
     if not found:
         click.echo(f"tenant {tenant} has no waiver in force", err=True)
+
+
+def _list_all(tenant: str, *, as_json: bool) -> None:
+    from keyturn.waivers.contracts import Waiver
+    from keyturn.waivers.store import WaiverStore
+
+    rows = cut(with_database(lambda engine: WaiverStore(engine).history(tenant_id=tenant, limit=ALL + 1)), ALL)
+    if as_json:
+        click.echo(json.dumps({"waivers": rows}, default=lambda moment: moment.isoformat()))
+        return
+    for row in rows:
+        one = Waiver.model_validate({name: row[name] for name in Waiver.model_fields})
+        state = f"until {in_utc(one.until)}"
+        if row["ended_at"] is not None:
+            state = f"ended {in_utc(row['ended_at'])} by {row['ended_by']}"
+        elif one.until <= datetime.now(UTC):
+            state = f"ran out {in_utc(one.until)}"
+        granted = f"by {one.granted_by} on {one.granted_at:%Y-%m-%d}"
+        click.echo(printable(f"{one.waiver_id}  {state}  {one.scope}  {granted}: {one.reason}"))
+    if not rows:
+        click.echo(f"tenant {tenant} has had no waiver", err=True)
 
 
 @waivers.command()

@@ -13,7 +13,7 @@ from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
 PAGE = 1_000  # rows a query: some ten milliseconds each
 
 
-async def events_of(
+async def job_events(
     engine: AsyncEngine, *, tenant_id: str, since: datetime | None, until: datetime
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield what happened to a tenant's rotations and jobs, oldest first; raises JobStoreUnavailable.
@@ -60,7 +60,7 @@ async def events_of(
         async with transaction(engine) as connection:
             rows = [dict(row) for row in (await connection.execute(following)).mappings()]
         for row in rows:
-            yield {**row, "at": row["at"].isoformat()}
+            yield row
         if len(rows) < PAGE:
             return
         last = rows[-1]

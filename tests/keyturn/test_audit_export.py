@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import keyturn.jobs.audit as audit_module
+from keyturn.audit_events import events_of
 from keyturn.audit_export import (
     ExportInvalid,
     new_signing_key,
@@ -18,10 +19,15 @@ from keyturn.audit_export import (
     verify_export,
     write_export,
 )
+from keyturn.bulk.store import BulkStore, Run
 from keyturn.errors import InvalidRequest
-from keyturn.jobs.audit import events_of
+from keyturn.exposures.contracts import Exposure
+from keyturn.exposures.store import ExposureStore
+from keyturn.freezes.store import FreezeStore
 from keyturn.jobs.store import JobStore
 from keyturn.rotations.contracts import RotationEvent
+from keyturn.waivers.contracts import Waiver
+from keyturn.waivers.store import WaiverStore
 from tests.support.cases import facts, order
 
 NOW = datetime.now(UTC)
@@ -163,6 +169,54 @@ async def test_what_happened_to_rotations_and_jobs_is_in_its_order_page_by_page(
     since = NOW - timedelta(hours=4, minutes=30)
     later = [one async for one in events_of(engine, tenant_id="default", since=since, until=NOW - timedelta(hours=1))]
     assert [one["event"] for one in later] == ["event_4", "event_5", "event_6"]
+
+
+async def test_what_people_decreed_is_in_the_export_among_the_rest(engine: AsyncEngine, store: JobStore) -> None:
+    """Waivers, freezes, exposures and runs, each with who, when and why; of another tenant, nothing."""
+    before = NOW - timedelta(days=2)
+    waiver = Waiver(
+        waiver_id="waiver_1", tenant_id="default", account="svc-*", reason="vendor", granted_by="omar",
+        granted_at=before, until=NOW + timedelta(days=9),
+    )  # fmt: skip
+    waivers, frozen = WaiverStore(engine), FreezeStore(engine)
+    await waivers.add(waiver)
+    await waivers.add(waiver.model_copy(update={"waiver_id": "waiver_2", "tenant_id": "other"}))
+    await waivers.end("waiver_1", tenant_id="default", by="vera")
+    named = {"tenant_id": "default", "by": "luna", "reason": "incident 4711"}
+    freeze_id = await frozen.start(**named, cloud_account=None, until=None)
+    await frozen.end(tenant_id="default", by="luna")
+    exposure = Exposure(
+        tenant_id="default", account_id=None, key_id="AKIA1", source="github", reported_by="scan", reported_at=before
+    )
+    await ExposureStore(engine).add(exposure)
+    run = Run(
+        "run-1", "default", "decide_rotation", "/estate/keys.csv", "sha256:ab", (), None, "luna", "rule", None,
+        "bulk:default:run-1", again=False, loaded=True, asks=0,
+    )  # fmt: skip
+    await BulkStore(engine).open(run)
+    await BulkStore(engine).close_run("run-1", "cancelled")
+    middle = RotationEvent(tenant_id="default", event="parked", actor="keyturn", at=NOW - timedelta(days=1))
+    await store.record_event(middle, workflow_id="w", event_id="e-1")
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    found = [one async for one in events_of(engine, tenant_id="default", since=None, until=until)]
+    assert [one["at"] for one in found] == sorted(one["at"] for one in found)
+    assert [(one["of"], one["event"], one["actor"]) for one in found[:3]] == [
+        ("exposure", "reported", "scan"),
+        ("waiver", "granted", "omar"),
+        ("rotation", "parked", "keyturn"),
+    ]
+    assert {(one["of"], one["id"], one["event"], one["actor"]) for one in found[3:]} == {
+        ("waiver", "waiver_1", "ended", "vera"),
+        ("freeze", freeze_id, "started", "luna"),
+        ("freeze", freeze_id, "ended", "luna"),
+        ("run", "run-1", "ordered", "luna"),
+        ("run", "run-1", "ended", "keyturn"),
+    }
+    assert found[1]["detail"]["reason"] == "vendor"
+    since = NOW - timedelta(days=1, hours=1)
+    later = [one async for one in events_of(engine, tenant_id="default", since=since, until=NOW - timedelta(hours=1))]
+    assert [one["event"] for one in later] == ["parked"]
+    assert len({one["event_id"] for one in found}) == len(found)
 
 
 @pytest.mark.parametrize("text", ["", "hunter2hunter2", "AAAA", "é" * 44])  # pragma: allowlist secret

@@ -964,6 +964,9 @@ async def test_keys_are_exempt_by_command_until_a_day(terminal: Terminal) -> Non
         json_of(await terminal.run("waivers", "--json", KEYTURN_TENANT=tenant))["waivers"][0]["waiver_id"] == waiver_id
     )
     assert (await terminal.run("waivers", "end", waiver_id, KEYTURN_TENANT=tenant)).returncode == 0
+    assert waiver_id not in (await terminal.run("waivers", KEYTURN_TENANT=tenant)).stdout
+    ended = (await terminal.run("waivers", "--all", KEYTURN_TENANT=tenant)).stdout
+    assert re.search(rf"{waiver_id}  ended \S+ \S+ \S*.* by ", ended), ended
     none = await terminal.run("waivers", "end", waiver_id, KEYTURN_TENANT=tenant)
     assert (none.returncode, f"there is no waiver {waiver_id} in force" in none.stderr) == (1, True)
     for option, says in (
