@@ -82,7 +82,7 @@ def api(desk: Desk, settings: DeskSettings, idempotency: Idempotency) -> APIRout
 
 
 def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: Once) -> None:
-    @router.post("/rotations", status_code=202, response_model=Rotation)
+    @router.post("/rotations", status_code=202, response_model=Rotation, response_model_exclude_unset=True)
     async def ask(person: Asker, body: Ask, key: Key = None) -> JSONResponse:
         """Ask whether a key may be rotated; if so, its one job follows. Waits some seconds for the outcome."""
 
@@ -130,7 +130,7 @@ def _add_rotations(router: APIRouter, desk: Desk, settings: DeskSettings, once: 
         await expect_decider(desk, person, workflow_id)
         await desk.deny(person.name, workflow_id, body.digest, body.reason, proved_by=person.by)
 
-    @router.get("/rotations/{workflow_id:path}", response_model=Rotation)
+    @router.get("/rotations/{workflow_id:path}", response_model=Rotation, response_model_exclude_unset=True)
     async def rotation(person: AnyPerson, workflow_id: WorkflowId) -> Any:
         """Return the status of a rotation."""
         return await desk.rotation(workflow_id)

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from keyturn.application.rotation_lists import RotationState
+from keyturn.rotations.decisions import ModelReading
 
 
 class RotationRow(BaseModel):
@@ -32,6 +33,8 @@ class RotationRow(BaseModel):
     any_operator: bool
     waits_since: datetime | None
     waits_until: datetime | None
+    readings: list[ModelReading] = Field(description="Of a disagreement: what the models said.")
+    hint: str | None = Field(description="What to do about a parked one.")
 
 
 class _List(BaseModel):

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from keyturn.contracts import (
     MAX_QUESTION_CHARACTERS,
     AccountId,
     CredentialKind,
     Days,
+    Decision,
     Digest,
     Identifier,
     Moment,
@@ -22,6 +23,7 @@ from keyturn.contracts import (
 from keyturn.drafts.contracts import DraftState
 from keyturn.drafts.store import Draft
 from keyturn.exposures.contracts import ReportedKey
+from keyturn.rotations.decisions import ModelReading
 
 
 class Body(BaseModel):
@@ -101,8 +103,12 @@ class AskDraft(Body):
     policy_lines: list[ShortIdentifier] = Field(default_factory=list, max_length=20)
 
 
+# A moment that is text already: it is passed on as it is, whichever way its offset is written.
+WrittenMoment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
 class Rotation(BaseModel):
-    """The status of a rotation: its outcome, what it waits for, or `running`."""
+    """The status of a rotation: its outcome, what it waits for, or `running`. It has the fields that its status has."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -111,6 +117,31 @@ class Rotation(BaseModel):
         "job_created", "not_eligible", "not_specified", "waived", "rejected", "failed", "timeout", "running",
         "rate_limited", "parked", "awaiting_approval", "disagreement",
     ]  # fmt: skip
+    next_step: str | None = Field(default=None, description="What to do now, such as ask_again_or_inspect.")
+    attached: bool | None = Field(default=None, description="Whether the rotation was there before.")
+    reason: str | None = Field(default=None, description="Of one that was rejected, failed or waits: the kind of why.")
+    explanation: str | None = Field(default=None, description="The same for a person, with what to do.")
+    until: WrittenMoment | None = Field(default=None, description="When the wait ends by itself.")
+    retry_at: WrittenMoment | None = Field(
+        default=None, description="Of a rate-limited one: when it goes on by itself."
+    )
+    decision: Decision | None = None
+    digest: Digest | None = Field(default=None, description="Of the decision: an approval names it.")
+    decided_by: str | None = Field(default=None, description="What the decision rests on, such as rule.")
+    decision_explanation: str | None = None
+    policy_lines: list[str] = Field(default_factory=list, description="Under which the key is due, as ID@VERSION.")
+    cited_lines: list[str] = Field(default_factory=list, description="Those that the model cited.")
+    rotation_window_days: int | None = None
+    rotate_by: WrittenMoment | None = None
+    overdue_by_days: int | None = Field(default=None, description="Whole days past that date; null if it is not.")
+    approvers: list[str] = Field(default_factory=list, description="Who may decide on one that waits.")
+    any_operator: bool | None = Field(default=None, description="Whether every operator who did not ask may decide.")
+    readings: list[ModelReading] = Field(default_factory=list, description="Of a disagreement: what the models said.")
+    job_id: str | None = None
+    job_state: str | None = None
+    created: bool | None = Field(default=None, description="Whether this rotation created the job; else it was there.")
+    tightened: bool | None = Field(default=None, description="Whether a job that was there got an earlier date.")
+    approved_by: str | None = None
 
 
 class DraftStatus(BaseModel):

@@ -68,6 +68,12 @@ async def test_a_generated_client_asks_follows_and_lists(
             await ask.asyncio(client=client, body=asked)
         answered = await ask.asyncio(client=client, body=asked, idempotency_key=str(uuid.uuid4()))
         assert (type(answered).__name__, str(answered.status)) == ("Rotation", "job_created")
+        assert (answered.job_id.startswith("job_"), answered.policy_lines, answered.job_state) == (
+            True,
+            ["P-7@1"],
+            "open",
+        )
+        assert answered.additional_properties.keys() <= {"call", "location"}, "every other field has a type"
         listed = await part("api.default.rotations").asyncio(client=client)
         assert [(row.account_id, row.key_id) for row in listed.rotations] == [("acct_7", "key_1")]
         jobs = await part("api.default.jobs").asyncio(client=client)
