@@ -15,9 +15,9 @@ from keyturn.desk.decisions import Choice, decide_together
 from keyturn.desk.desk import Desk
 from keyturn.desk.drafts_api import add_drafts
 from keyturn.desk.exposures import add_exposures
-from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery
+from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, RunQuery
 from keyturn.desk.idempotency import Idempotency, Key, Once
-from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList
+from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList, RunList
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
@@ -148,6 +148,12 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
         """Return a job and its audit trail."""
         row, trail = await desk.job(job_id)
         return {"job": row, "audit": trail}
+
+    @router.get("/runs", response_model=RunList)
+    async def runs(person: AnyPerson, query: Annotated[RunQuery, Query()]) -> Any:
+        """List bulk runs, newest first, 50 a page."""
+        page = await desk.lists.runs(after=query.after)
+        return {"runs": page.rows, "after": page.after}
 
     @router.get("/calls", response_model=CallList)
     async def calls(person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Any:

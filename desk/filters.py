@@ -92,6 +92,10 @@ class JobQuery(_Query):
         )
 
 
+class RunQuery(_Query):
+    """Which bulk runs are listed, newest first."""
+
+
 class CallQuery(_Query):
     """Which model calls are listed, newest first."""
 

@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from keyturn.application.rotation_lists import STATES, TO_DECIDE
 from keyturn.desk.decisions import Choice, decide_together, resume_together
 from keyturn.desk.desk import Desk
-from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, as_text, more_of, query_of
+from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, RunQuery, as_text, more_of, query_of
 from keyturn.desk.lists import LISTED
 from keyturn.desk.people import Person
 from keyturn.desk.rendering import Rendering
@@ -142,9 +142,9 @@ class ListPages:
         more = more_of(query, page.after)
         return self._render(request, "jobs.html", rows=page.rows, query=query, states=states, lines=lines, more=more)
 
-    async def _runs(self, request: Request, person: AnyPerson) -> Response:
-        page = await self._desk.lists.runs()
-        return self._render(request, "runs.html", rows=page.rows)
+    async def _runs(self, request: Request, person: AnyPerson, query: Annotated[RunQuery, Query()]) -> Response:
+        page = await self._desk.lists.runs(after=query.after)
+        return self._render(request, "runs.html", rows=page.rows, query=query, more=more_of(query, page.after))
 
     async def _calls(self, request: Request, person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Response:
         page = await self._desk.lists.calls(status=query.status, task=query.task, after=query.after)

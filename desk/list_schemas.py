@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from keyturn.application.rotation_lists import RotationState
+from keyturn.application.runs import RunState
+from keyturn.bulk.contracts import RunProgress
 from keyturn.rotations.decisions import ModelReading
 
 
@@ -90,6 +92,26 @@ class JobWithAudit(BaseModel):
 
     job: JobRow
     audit: list[AuditRow]
+
+
+class RunRow(BaseModel):
+    """A bulk run."""
+
+    run_id: str
+    state: RunState
+    task: str
+    source: str = Field(description="The inventory.")
+    policy_lines: list[str]
+    requested_by: str
+    created_at: datetime
+    ended_at: datetime | None
+    progress: RunProgress = Field(description="As it is, or as it was at the end.")
+
+
+class RunList(_List):
+    """A page of bulk runs."""
+
+    runs: list[RunRow]
 
 
 class CallRow(BaseModel):

@@ -20,7 +20,7 @@ from keyturn.application.rotation_lists import (
 )
 from keyturn.application.runs import states_of_runs
 from keyturn.bulk.contracts import RunProgress
-from keyturn.bulk.store import BulkStore
+from keyturn.bulk.store import BulkStore, cursor_of_run
 from keyturn.contracts import UNOWNED
 from keyturn.jobs.listing import JobCount, JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
@@ -93,7 +93,7 @@ class Lists:
             self._jobs.counts(tenant_id=self._tenant),
             count_waiting(self._client, tenant=self._tenant, now=now),
             count_rotations(self._client, RotationFilter(states=("running",)), tenant=self._tenant),
-            self.runs(),
+            self.runs(limit=RUNS_LISTED),
             self.costs_today(),
         )
         by_state: Counter[str] = Counter()
@@ -139,11 +139,17 @@ class Lists:
         recorded = row["recorded_owner"] if "recorded_owner" in row else row["owner"]
         return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else None}
 
-    async def runs(self) -> Page:
-        """Return the newest runs, newest first, each with its `state` and `progress`, as it is or was at its end."""
-        rows = await self._runs.runs(tenant_id=self._tenant, limit=RUNS_LISTED)
+    async def runs(self, *, limit: int | None = None, after: str | None = None) -> Page:
+        """Return a page of runs, newest first; raises InvalidRequest.
+
+        Each has its `state` and `progress`, as it is or was at its end.
+        """
+        size = limit or self._page_size
+        found = await self._runs.runs(tenant_id=self._tenant, limit=size + 1, after=after)
+        rows = found[:size]
         states = await states_of_runs(self._client, rows)
-        return Page([{**row, "state": states[row["run_id"]], "progress": await self._progress_of(row)} for row in rows])
+        shown = [{**row, "state": states[row["run_id"]], "progress": await self._progress_of(row)} for row in rows]
+        return Page(shown, cursor_of_run(rows[-1]) if len(found) > size else None)
 
     async def _progress_of(self, row: Row) -> RunProgress:
         if row["figures"] is not None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, delete, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.contracts import RunProgress
@@ -14,6 +14,7 @@ from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.contracts import PolicyRef
 from keyturn.database import insert_of, rows_of, transaction
+from keyturn.database_cursors import cursor_at, read_cursor
 from keyturn.jobs.rows import WITHDRAWN
 from keyturn.jobs.states import ENDED_WITHOUT_ROTATION
 from keyturn.jobs.tables import rotation_jobs
@@ -125,10 +126,21 @@ class BulkStore:
         query = select(_items.ordinal).where(_items.run_id == run_id, _items.owner.is_not(None)).limit(1)
         return bool(await rows_of(self.engine, query))
 
-    async def runs(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return the newest runs, newest first."""
-        query = select(bulk_runs).where(_runs.tenant_id == tenant_id).order_by(_runs.created_at.desc()).limit(limit)
-        return await rows_of(self.engine, query)
+    async def runs(self, *, tenant_id: str, limit: int, after: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """Return the newest runs, newest first; raises InvalidRequest for a cursor that is none.
+
+        Args:
+            tenant_id: whose.
+            limit: at most so many.
+            after: the cursor of the page before: `cursor_of_run` of its last run.
+        """
+        query = select(bulk_runs).where(_runs.tenant_id == tenant_id)
+        if after is not None:
+            moment, run_id = read_cursor(after)
+            bound = literal(moment, _runs.created_at.type)
+            older = _runs.created_at < bound
+            query = query.where(or_(older, and_(_runs.created_at == bound, _runs.run_id > run_id)))
+        return await rows_of(self.engine, query.order_by(_runs.created_at.desc(), _runs.run_id).limit(limit))
 
     async def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write items; those that are there already stay as they are."""
@@ -274,6 +286,11 @@ class BulkStore:
         """Return the ids of all batches that were submitted to a provider."""
         query = select(_batches.batch_id).where(_batches.provider == provider, _batches.batch_id.is_not(None))
         return {row["batch_id"] for row in await rows_of(self.engine, query)}
+
+
+def cursor_of_run(row: Mapping[str, Any]) -> str:
+    """Return the cursor by which a list of runs goes on behind a run."""
+    return cursor_at(row["created_at"], row["run_id"])
 
 
 def _with_outcome(outcomes: Sequence[str | None]) -> ColumnElement[bool]:

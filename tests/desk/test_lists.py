@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from temporalio.client import Client
 
 from keyturn.application.rotation_lists import RotationFilter, count_waiting
+from keyturn.bulk.store import BulkStore, Run
 from keyturn.desk.lists import Lists
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.tables import rotation_jobs
@@ -159,6 +160,50 @@ async def test_a_list_goes_on_page_by_page_without_repeating_or_missing_any(here
         (following,) = re.findall(r'rel="next" href="([^"]+)"', page.text)
         assert "line=P-7" in following
         assert "2 shown" in text_of_page(await luna.get(unescape(following)))
+
+
+async def test_runs_are_listed_page_by_page_with_what_they_are_at(here: Place) -> None:
+    """In the words of `keyturn runs`, on the page and as JSON; one that Temporal does not know has failed."""
+    store = BulkStore(here.engine)
+    for number in range(5):
+        name = f"run-{number}"
+        await store.open(
+            Run(
+                name,
+                here.tenant,
+                "decide_rotation",
+                "/estate/keys.csv",
+                "sha256:ab",
+                (),
+                None,
+                "luna",
+                "rule",
+                None,
+                f"bulk:{here.tenant}:{name}",
+                again=False,
+                loaded=False,
+                asks=0,
+            )
+        )
+    for name, ended in (("run-0", "done"), ("run-1", "cancelled")):
+        await store.close_run(name, ended)
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=Owners(), page_size=2)
+    async with here.open() as url, asking("luna", url) as luna:
+        found, after = [], None
+        while True:
+            page = (await luna.get("/api/v1/runs", params={"after": after} if after else {})).json()
+            found += [(row["run_id"], row["state"], row["progress"]["total"]) for row in page["runs"]]
+            after = page["after"]
+            if after is None:
+                break
+        states = {"run-0": "done", "run-1": "cancelled", "run-2": "failed", "run-3": "failed", "run-4": "failed"}
+        assert found == [(f"run-{number}", states[f"run-{number}"], 0) for number in (4, 3, 2, 1, 0)]
+        first = await luna.get("/runs")
+        assert "run-4 by luna failed" in text_of_page(first)
+        [following] = re.findall(r'rel="next" href="([^"]+)"', first.text)
+        assert "run-2 by luna" in text_of_page(await luna.get(unescape(following)))
+        assert (await luna.get("/api/v1/runs?after=nonsense")).status_code == 422
+        assert (await luna.get("/api/v1/runs?state=done")).status_code == 422, "no such filter"
 
 
 async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) -> None:
