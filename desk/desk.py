@@ -43,6 +43,7 @@ from keyturn.tasks.draft_reply import DraftRequest
 from keyturn.waivers.contracts import Waiver
 from keyturn.waivers.granting import new_waiver
 from keyturn.waivers.jobs import WaivedJobs
+from keyturn.waivers.known import expect_owner_known
 from keyturn.waivers.store import WaiverStore
 from keyturn.workflows.identity import stored_id
 from keyturn.workflows.visibility import TENANT
@@ -151,6 +152,7 @@ class Desk:
     async def grant_waiver(self, user: str, **fields: Any) -> Waiver:
         """Exempt keys from rotation, by an approver; raises InvalidRequest, WaiverRefused, UnknownPolicyLine."""
         waiver = new_waiver(self.catalogue, {**fields, "tenant_id": self.tenant, "granted_by": user})
+        await expect_owner_known(waiver, self.engine, self.owners)
         await self.waivers.add(waiver)
         return waiver
 

@@ -108,6 +108,7 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
     from keyturn.policy.catalogue import load_catalogue
     from keyturn.waivers.granting import exceptions_of, new_waiver
     from keyturn.waivers.jobs import open_jobs_of
+    from keyturn.waivers.known import expect_owner_known
     from keyturn.waivers.store import WaiverStore
 
     try:
@@ -122,6 +123,7 @@ def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, sh
     owners = load_owners()  # what is wrong with their files is said before anything is written
 
     async def write(engine: "AsyncEngine") -> "list[str]":
+        await expect_owner_known(waiver, engine, owners)
         await WaiverStore(engine).add(waiver)
         return await open_jobs_of(waiver, engine, owners)
 

@@ -7,6 +7,8 @@ import pytest
 from sqlalchemy.engine import URL
 from temporalio.client import Client
 
+from keyturn.execution.mapping import KeyMap, KeyMapping
+from keyturn.owners import Owners
 from tests.desk.test_lists import asked, text_of_page
 from tests.support.desks import Place, asking, place
 from tests.support.simulated import SimulatorControl
@@ -99,6 +101,10 @@ async def test_an_exposed_key_is_reported_by_the_json_api(here: Place) -> None:
 async def test_the_json_api_grants_and_ends_by_the_same_rules(here: Place) -> None:
     async with here.served(roles=ROLES) as url, asking("omar", url) as omar:
         given = {"owner": "payments", "until": f"{UNTIL}T00:00:00Z", "reason": "a freeze"}
+        unknown = await omar.post("/api/v1/waivers", json=given)
+        assert (unknown.status_code, unknown.json()["kind"]) == (422, "waiver_refused")
+        assert "no file, no inventory and no job names the owner payments" in unknown.json()["detail"]
+        here.desk.owners = Owners(KeyMap([KeyMapping(account="svc-pay", owner="payments")]))
         made = await omar.post("/api/v1/waivers", json=given)
         assert (made.status_code, made.json()["granted_by"]) == (201, "omar")
         assert (await omar.post("/api/v1/waivers", json=given | {"owner": "Omar"})).status_code == 422

@@ -10,6 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.bulk.store import BulkStore, Run
 from keyturn.database import open_database
 from keyturn.errors import InvalidRequest
 from keyturn.execution.mapping import KeyMap, KeyMapping
@@ -25,6 +26,7 @@ from keyturn.waivers.contracts import AppliedWaiver, Waiver
 from keyturn.waivers.errors import UnknownWaiver, WaiverRefused
 from keyturn.waivers.granting import exceptions_of, new_waiver
 from keyturn.waivers.jobs import WaivedJobs, open_jobs_of
+from keyturn.waivers.known import expect_owner_known
 from keyturn.waivers.rules import find_waiver
 from keyturn.waivers.store import WaiverBook, WaiverStore
 from tests.support.cases import facts, order
@@ -200,6 +202,29 @@ async def engine(sqlite: URL) -> AsyncIterator[AsyncEngine]:
 def holding(**changed: Any) -> Waiver:
     now = datetime.now(UTC)
     return waiver(**{"granted_at": now, "until": now + timedelta(days=5)} | changed)
+
+
+@pytest.mark.parametrize("by", ["file", "job", "inventory", "nothing", "another tenant's job"])
+async def test_an_owner_whom_nothing_names_cannot_have_a_waiver(engine: AsyncEngine, store: JobStore, by: str) -> None:
+    """A name that is misspelt would exempt nothing, and nobody would hear of it; capitals do not matter."""
+    owners = Owners(KeyMap([KeyMapping(account="svc-x", owner="Payments")] if by == "file" else []))
+    if by in {"job", "another tenant's job"}:
+        tenant = "default" if by == "job" else "other"
+        ordered = order(tenant_id=tenant).model_copy(update={"recorded_owner": "payments"})
+        await store.create_once(ordered, idempotency_key="one", fence=1)
+    if by == "inventory":
+        run = Run(
+            "r", "default", "decide_rotation", "f", "d", (), None, "luna", "rule", None, "w",
+            again=False, loaded=False, asks=0,
+        )  # fmt: skip
+        await BulkStore(engine).open(run)
+        await BulkStore(engine).add([{"run_id": "r", "ordinal": 1, "line": 1, "owner": "PAYMENTS"}])
+    asked = expect_owner_known(holding(account=None, owner="payments"), engine, owners)
+    if by in {"nothing", "another tenant's job"}:
+        with pytest.raises(WaiverRefused, match="no job names the owner payments"):
+            await asked
+    else:
+        await asked
 
 
 async def test_a_waiver_holds_until_it_ends_and_stays_on_record(engine: AsyncEngine) -> None:

@@ -973,6 +973,7 @@ async def test_keys_are_exempt_by_command_until_a_day(terminal: Terminal) -> Non
         ("--until=soon", "2027-01-31"),
         ("--until=2020-01-01", "is in the past"),
         ("--owner=omar", "owns"),
+        ("--owner=ghost", "no file, no inventory and no job names the owner ghost"),
     ):
         refused = await terminal.run("waivers", "grant", *given, option, KEYTURN_TENANT=tenant)
         assert (refused.returncode in {1, 2}, says in refused.stderr) == (True, True), refused.stderr
