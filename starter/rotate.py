@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +104,7 @@ def rotate(
       keyturn rotate --account acct_10234 --key-id key_01 --policy P-7 --stale \\
         --question "May the stale key be rotated?" --wait 20 --json
     """
+    from keyturn.application.notes import uncovered
     from keyturn.application.requests import build_request, id_of
     from keyturn.keyring_files import keyring_from_environment
     from keyturn.owners import load_owners
@@ -117,6 +119,7 @@ def rotate(
         with naming_options():
             catalogue = load_catalogue(policy_dir, shipped=shipped)
             request = build_request(catalogue, policy=policy, facts=facts, fields=given)
+        beside = uncovered(catalogue, request)
         keyring = keyring_from_environment()
         owner = load_owners().owner_of(request.account_id, request.credential.key_id, request.owner)
     except KeyturnError as error:
@@ -135,19 +138,24 @@ def rotate(
             err=True,
         )
         attached, outcome, notes = None, TimedOut(), []
+    notes = beside + notes
     for note in notes:
         click.echo(note, err=True)
-    _end_with(workflow_id, look_up_job(outcome) if attached else outcome, attached=attached, as_json=as_json)
+    shown = look_up_job(outcome) if attached else outcome
+    _end_with(workflow_id, shown, attached=attached, notes=notes, as_json=as_json)
 
 
-def _end_with(workflow_id: str, outcome: "RotationOutcome", *, attached: bool | None, as_json: bool) -> NoReturn:
+def _end_with(
+    workflow_id: str, outcome: "RotationOutcome", *, attached: bool | None, notes: Sequence[str], as_json: bool
+) -> NoReturn:
     """Print how the rotation ended, and leave with the status that says so."""
     from keyturn.application.outcomes import as_object, exit_status
 
     if as_json:
-        click.echo(json.dumps(as_object(workflow_id, outcome, attached=attached)))
+        output = as_object(workflow_id, outcome, attached=attached)
+        click.echo(json.dumps(output | ({"notes": list(notes)} if notes else {})))
     else:
-        print_outcome(workflow_id, outcome)
+        print_outcome(workflow_id, outcome, attached=bool(attached))
     raise click.exceptions.Exit(exit_status(outcome))
 
 
@@ -206,10 +214,13 @@ def look_up_job(outcome: Any) -> Any:
     return outcome
 
 
-def print_outcome(workflow_id: str, outcome: Any) -> None:
-    """Print an outcome as lines."""
+def print_outcome(workflow_id: str, outcome: Any, *, attached: bool = False) -> None:
+    """Print an outcome as lines; of a rotation that was there before, its job was there, too."""
     from keyturn.application.outcomes import as_lines
+    from keyturn.rotations.outcomes import JobCreated
 
+    if attached and isinstance(outcome, JobCreated):
+        outcome = outcome.model_copy(update={"created": False, "tightened": False})
     first, *others = as_lines(workflow_id, outcome)
     click.echo("\n".join([first, *(f"  {line}" for line in others)]))
 

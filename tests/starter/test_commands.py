@@ -92,6 +92,22 @@ async def test_rotate_creates_the_job_and_the_same_command_attaches(
     assert [job["job_id"] for job in json_of(jobs)["jobs"]].count(one["job_id"]) == 1
 
 
+async def test_lines_of_other_kinds_and_a_job_that_was_there_are_said(
+    terminal: Terminal, simulated: SimulatorControl
+) -> None:
+    """On the terminal and as JSON: a line that was not considered would else count as looked at."""
+    key = f"key_{uuid.uuid4().hex[:8]}"
+    asked = ["--account", "acct_10234", "--key-id", key, "--policy", "P-7", "--policy", "CIS-AWS-4.0-1.14", "--stale"]
+    first = await terminal.run("rotate", *asked, "--question", "May it be rotated?")
+    note = "CIS-AWS-4.0-1.14@1 covers no service account key, and was not considered"
+    assert note in first.stderr
+    assert re.match(r"job job_\w+ \(created\)", first.stdout)
+    second = await terminal.run("rotate", *asked, "--question", "May it be rotated?")
+    assert re.match(r"job job_\w+ \(there already, open\)", second.stdout), second.stdout
+    as_json = json_of(await terminal.run("rotate", *asked, "--question", "May it be rotated?", "--json"))
+    assert (as_json["notes"], as_json["attached"]) == ([note], True)
+
+
 async def test_a_key_whose_job_was_cancelled_gets_another_one_by_again(
     terminal: Terminal, simulated: SimulatorControl
 ) -> None:
