@@ -35,7 +35,11 @@ from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import APPROVAL, PARKED, WAITING, attributes_at_start, memo_at_start
 
 FIRST_BYTE_SECONDS = 0.3
-PAGES = ("/", "/approvals", "/rotations", "/jobs", "/jobs?overdue=true&order_by=due", "/runs", "/calls", "/ask")
+PAGES = (
+    *("/", "/approvals", "/rotations", "/rotations?owner=team-3", "/jobs", "/jobs?overdue=true&order_by=due"),
+    *("/jobs?owner=team-3", f"/jobs/job_{1:032x}", "/runs", "/calls", "/waivers", "/exposed", "/ask"),
+)
+OWNERS = 40
 AT_ONCE = 64
 TENANT = "estate"
 
@@ -103,6 +107,7 @@ async def _start(client: Client, count: int, *, waits: bool) -> None:
                 "account_id": f"acct_{'w' if waits else 'd'}{number:06d}",
                 "policy_lines": [{"id": "P-7", "version": 1}],
                 "question": "May it be rotated?",
+                "owner": f"team-{number % OWNERS}",
                 "credential": {"key_id": "key_01", "stale": True, "observed_at": datetime.now(UTC), "source": "bench"},
             }
         )
@@ -160,6 +165,7 @@ async def _fill_database(engine: AsyncEngine, keys: int) -> None:
                     "job_id": f"job_{number:032x}", "tenant_id": TENANT, "idempotency_key": f"bench:{number}",
                     "fingerprint": "x", "status": "done" if number % 5 == 0 else "open",
                     "account_id": f"acct_{number:06d}", "key_id": "key_01", "credential_kind": "service_account_key",
+                    "owner": f"team-{number % OWNERS}",
                     "policy_lines": ["P-7@1"] if number % 2 else ["CIS-AWS-4.0-1.14@1"], "requested_by": "audit",
                     "created_at": now - timedelta(seconds=number), "rotate_by": now + timedelta(days=number % 60 - 20),
                 }

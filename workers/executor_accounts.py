@@ -25,6 +25,7 @@ from keyturn.jobs.executor import SecretTarget
 from keyturn.jobs.in_flight import JobRow, recent_jobs
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
+from keyturn.live_files import LiveFile
 from keyturn.owners import load_owners
 from keyturn.targets import load_targets
 from keyturn.waivers.contracts import AppliedWaiver
@@ -71,7 +72,7 @@ class Account(NamedTuple):
 
     keys: CloudKeys
     steps: ExecutorSteps
-    key_map: KeyMap
+    key_map: Callable[[], KeyMap]
 
 
 def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[Account]:
@@ -81,13 +82,14 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
         SettingsInvalid: the extra that brings a library is not installed.
         CatalogueInvalid, ExecutorError: policy files, key map, calendar or credentials cannot be used.
     """
-    catalogue, calendar, store = settings.load_catalogue(), load_calendar(settings.calendar), FreezeStore(engine)
-    key_map, targets = load_key_map(settings.key_map), open_targets(settings)
+    catalogue, store = settings.load_catalogue(), FreezeStore(engine)
+    calendar, key_map = LiveFile(settings.calendar, load_calendar), LiveFile(settings.key_map, load_key_map)
+    targets = open_targets(settings)
 
     async def frozen(tenant_id: str, cloud_account: str, urgent: bool) -> str | None:
         for freeze in await store.active(tenant_id=tenant_id, cloud_account=cloud_account):
             return f"{freeze['reason']} ({freeze['started_by']}, {freeze['freeze_id']})"
-        return calendar.reason_to_wait(datetime.now(UTC), urgent=urgent)
+        return calendar().reason_to_wait(datetime.now(UTC), urgent=urgent)
 
     def steps_of(keys: CloudKeys) -> ExecutorSteps:
         return KeyRotation(
@@ -103,7 +105,7 @@ def open_accounts(engine: AsyncEngine, settings: ExecutorSettings) -> Sequence[A
 
     opened = open_keys(settings)
     if len(opened) > 1:
-        _expect_accounts_named(key_map, opened[0])
+        _expect_accounts_named(key_map(), opened[0])
         if unnamed := [path for path in settings.default_targets if "{account}" not in path]:
             raise SettingsInvalid(
                 f"KEYTURN_EXECUTOR_TARGETS: {unnamed[0]} has no {{account}}: with several cloud accounts, users of one "
@@ -145,7 +147,7 @@ def admission_of(
             user = keys.user_of(job.account_id, cloud_account)
         except AccountMismatch:
             user = job.account_id
-        tables = key_map.find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, cloud_account))
+        tables = key_map().find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, cloud_account))
         mapping = tables[0] if tables else None  # of several, all are of the account's owner
         owner = (mapping.owner if mapping is not None else None) or owners.owner_of(
             job.account_id, job.key_id, job.recorded_owner

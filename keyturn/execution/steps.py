@@ -91,7 +91,7 @@ class KeyRotation:
         leases: the jobs.
         outbox: where messages to the receivers of jobs are written.
         default_targets: where a key's secret goes that the key map does not name; `{user}` stands for the user.
-        key_map: where the others' go.
+        key_map: returns where the others' go, as it is now.
         freezes: says why nothing may be changed in an account now; None if nothing ever forbids it.
         lines_of: the policy lines of a job, for what they say on waits.
         own_use_within: how long after our own verification the provider may still date that use.
@@ -109,7 +109,7 @@ class KeyRotation:
         outbox: Outbox,
         *,
         default_targets: Sequence[str],
-        key_map: KeyMap | None = None,
+        key_map: Callable[[], KeyMap] = KeyMap,
         freezes: Freezes | None = None,
         lines_of: LinesOf = lambda names: (),
         own_use_within: timedelta = USE_IS_DATED_WITHIN,
@@ -123,7 +123,7 @@ class KeyRotation:
         self._leases = leases
         self._outbox = outbox
         self._default_targets = tuple(default_targets)
-        self._key_map = key_map or KeyMap()
+        self._key_map = key_map
         self._freezes = freezes
         self._lines_of = lines_of
         self._own_use_within = own_use_within
@@ -565,7 +565,7 @@ class KeyRotation:
         return key
 
     def _tables_of(self, job: ClaimedJob, user: str, own: str) -> Sequence[KeyMapping]:
-        return self._key_map.find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, own))
+        return self._key_map().find_all(KeyNames(frozenset({job.account_id, user}), job.key_id, own))
 
     async def _mapping_of(self, job: ClaimedJob, user: str, own: str, key_id: str) -> KeyMapping | None:
         """Return the key's table: of several, the one whose first target holds the key. Raises MappedTwice."""
@@ -573,7 +573,7 @@ class KeyRotation:
         if len(found) > 1:
             holds = [one for one in found if await self._holds(self._targets_of(user, one, own), key_id)]
             if len(holds) != 1:
-                tables = self._key_map.numbers(found)
+                tables = self._key_map().numbers(found)
                 which = "neither holds it" if not holds else "both hold it"
                 raise MappedTwice(f"the key map's {tables} name the job's key, and {which} now")
             return holds[0]

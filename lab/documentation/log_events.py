@@ -60,6 +60,8 @@ MEANINGS = {
     "leak_not_reported": "A reported key has a name that cannot be used: it is not marked, and the others are.",
     "public_keys_not_read": "The keys that sign leak reports cannot be read; those that were read before count for a day.",
     "leak_without_policy_line": "A reported key is marked, and no policy line covers it: nothing rotates it.",
+    "file_read_again": "A key map or calendar was changed: what it holds now counts.",
+    "file_not_read_again": "A key map or calendar was changed and cannot be read: what it held before stays in force.",
     "notice_unreadable": "A row or a stored notice cannot be read as one: it is left out, and the others go on.",
     "notices_not_sent": "The database or Temporal did not answer: notices are looked for again in ten seconds.",
     "delivery_not_started": "Temporal did not start a job's delivery; the next sweep starts it.",

@@ -279,7 +279,7 @@ async def test_a_run_that_begins_anew_waits_for_the_consumers_that_the_first_one
 
     def mapped(place: str, *consumers: str) -> KeyRotation:
         table = KeyMapping(account="svc-pay", targets=(f"vault:{place}",), consumers=consumers, overlap_hours=720)
-        return rotation.with_settings(key_map=KeyMap([table]))
+        return rotation.with_settings(key_map=lambda: KeyMap([table]))
 
     rotation.steps = mapped("prod/pay", "monthly")
     first = await rotation.create(await rotation.begin())

@@ -688,7 +688,7 @@ async def test_a_mapped_key_goes_to_its_own_targets_and_each_is_filled(
     paths = [f"secretsmanager:prod/{user}", f"file:{copy}"]
     await SecretsManager(**aws.settings()).put(f"prod/{user}", SecretStr(json.dumps(secret)), version=old)
     key_map = mapped({"account": user, "targets": paths, "consumers": ["pay-api"], "overlap_hours": 1})
-    steps = steps_on(aws, network, engine, key_map=key_map)
+    steps = steps_on(aws, network, engine, key_map=lambda: key_map)
     rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
     assert (rotation.targets, rotation.consumers) == (tuple(paths), ("pay-api",))
     assert rotation.waits.overlap == timedelta(hours=1)
@@ -705,7 +705,7 @@ async def test_of_two_tables_for_an_account_the_one_counts_whose_target_holds_th
     user, old = aws.user()
     one, two = (tmp_path / "secrets" / name for name in ("one", "two"))
     key_map = mapped({"account": user, "targets": [f"file:{one}"]}, {"account": user, "targets": [f"file:{two}"]})
-    steps = steps_on(aws, network, engine, key_map=key_map)
+    steps = steps_on(aws, network, engine, key_map=lambda: key_map)
     job_id = await job_for(store, engine, user, old)
     with pytest.raises(MappedTwice, match="tables 1 and 2 name the job's key, and neither holds it now"):
         await begun(steps, job_id)
@@ -727,7 +727,7 @@ async def test_a_key_that_no_table_names_is_refused_where_there_is_no_target_for
 ) -> None:
     user, old = aws.user()
     job_id = await job_for(store, engine, user, old)
-    steps = steps_on(aws, network, engine, default_targets=[], key_map=mapped({"account": "another"}))
+    steps = steps_on(aws, network, engine, default_targets=[], key_map=lambda: mapped({"account": "another"}))
     with pytest.raises(TargetUnusable, match="the key has no target"):
         await begun(steps, job_id)
     assert aws.keys(user) == {old: "Active"}

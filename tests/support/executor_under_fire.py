@@ -105,7 +105,7 @@ async def main() -> None:
                 JobLeases(engine),
                 Outbox(engine),
                 default_targets=(),
-                key_map=key_map,
+                key_map=lambda: key_map,
                 own_use_within=timedelta(0),
                 used_since=timedelta(seconds=1),
                 created_within=LISTED_WITHIN,

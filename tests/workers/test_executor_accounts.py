@@ -90,7 +90,7 @@ async def test_a_look_for_jobs_leaves_those_of_waived_keys_alone(
         BlastRadius(most=9, most_percent=100, most_per_owner=9, most_per_target=9, canaries=0, stop_after_failures=0),
     )
     keys = cast("Any", SimpleNamespace(user_of=lambda account, _cloud: account, account_named_in=lambda _account: None))
-    account = Account(keys, cast("Any", None), KeyMap())
+    account = Account(keys, cast("Any", None), KeyMap)
     waived = WaivedJobs(engine, Owners(), load_catalogue(), tenant_id="default").among
     admit = admission_of(temporal, engine, settings, account, "1", waived=waived)
     assert (await admit()).refuse(job_id) is None

@@ -595,7 +595,7 @@ async def test_declared_consumers_report_the_new_key_before_the_old_one_goes(
     job_id = await job_for(JobStore(engine), engine, user, old)
     key_map = KeyMap([KeyMapping(account=user, consumers=("pay-api", "pay-batch"))])
     reported: dict[str, Any] = {"tenant_id": "default", "by": "default/pay"}
-    async with executing(temporal, aws, network, engine, key_map=key_map) as executions:
+    async with executing(temporal, aws, network, engine, key_map=lambda: key_map) as executions:
         handle = await start(temporal, executions, quick(executions, job_id))
         blocked = await until(handle, lambda now: now.blocked is not None)
         assert (blocked.blocked, blocked.blocked_by) == ("consumers_not_moved", ("pay-api", "pay-batch"))
