@@ -83,6 +83,8 @@ def _refuse_bare_number(value: object) -> object:
 def _of_our_time(moment: datetime) -> datetime:
     if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
         raise ValueError(f"lies outside the years {EARLIEST_YEAR} to {LATEST_YEAR}")
+    if moment == datetime(1970, 1, 1, tzinfo=UTC):
+        raise ValueError("is the zero of computers' clocks, which exporters write for no date: leave it out")
     return moment
 
 

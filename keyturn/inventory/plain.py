@@ -11,10 +11,10 @@ from keyturn.inventory.rows import InventoryKey, Origin, RowFault, key_of
 NOTES = ("keyturn_line", "keyturn_reason")
 _FACTS = tuple(name for name in CredentialFacts.model_fields if name != "kind")
 COLUMNS = ("account_id", "kind", *_FACTS, "active", "owner")
-_YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
+_YES, _NO = {"true", "1", "1.0", "yes", "t"}, {"false", "0", "0.0", "no", "f"}  # the last ones are PostgreSQL's
 _TRUTHS = {"stale", "compromised", "never_used", "active"}
-# What spreadsheets and pandas write for a gap.
-_GAPS = {"", "nan", "nat", "none", "null", "n/a", "#n/a"}
+# What spreadsheets, pandas, R and databases write for a gap.
+_GAPS = {"", "nan", "nat", "none", "null", "<null>", "n/a", "#n/a", "<na>", "\\n"}
 # Three zeros behind a mark are a thousand somewhere: 1,000 and 1.000 are no whole number for sure.
 _WHOLE = re.compile(r"(\d{1,6})(?:[.,](?:0{1,2}|0{4,6}))?", re.ASCII)
 _THOUSANDS = re.compile(r"\d{1,3}(?:[.,\u0020\u00a0\u202f'\u2019]\d{3})+")
@@ -45,6 +45,7 @@ def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey
                 f"{name}: is a number that a spreadsheet has rounded: format its column as text, and export anew"
             )
     account, owner = (None if _is_gap(row.get(name)) else row.get(name) for name in ("account_id", "owner"))
+    account = account.strip(" \t") if isinstance(account, str) else account
     return key_of(line, account, idle=idle, owner=owner, **facts)
 
 

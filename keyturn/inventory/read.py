@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keyturn.foreign_json import read_json
+from keyturn.foreign_json import DECODER, read_json
 from keyturn.inventory.documents import LISTS, Entry, entries_of, lines_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
@@ -82,8 +82,17 @@ def _is_lines(head: str) -> bool:
     try:
         row = read_json(first)
     except ValueError:
-        return is_whole  # else it is the beginning of a longer one
+        # Objects behind each other on one line, as downloads that were appended have them, are no object a line.
+        return is_whole and not _is_begun_by_object(first)  # else it is the beginning of a longer one
     return not any(isinstance(row.get(name), list) for name in LISTS)
+
+
+def _is_begun_by_object(line: str) -> bool:
+    try:
+        _, end = DECODER.raw_decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return line[end:].lstrip().startswith(("{", "["))
 
 
 def _source_of(first: Entry | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from keyturn.contracts import AccountId, CredentialFacts, Idle, OwnerName
+from keyturn.contracts import EARLIEST_YEAR, AccountId, CredentialFacts, Idle, OwnerName
 
 
 class InventoryKey(NamedTuple):
@@ -79,7 +79,9 @@ def idle_if_expired(ends: object, origin: Origin) -> Idle | None:
         end = datetime.fromisoformat(str(ends))
     except ValueError:
         return None
-    return "expired" if end.tzinfo is not None and end <= origin.observed_at else None
+    # The zero of Go, .NET or a computer's clock is no end.
+    is_end = end.tzinfo is not None and end.year > EARLIEST_YEAR
+    return "expired" if is_end and end <= origin.observed_at else None
 
 
 _HINTS = {

@@ -3,6 +3,7 @@
 import csv
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from keyturn.inventory.cells import unescape_formula
 from keyturn.inventory.documents import MAX_LINE
@@ -22,8 +23,16 @@ def read_header(head: str) -> tuple[str, list[str]]:
         return lines[0][4], _names(lines[1] if len(lines) > 1 else "", lines[0][4])
     first = lines[0] if lines else ""
     found = [(separator, _names(first, separator)) for separator in _SEPARATORS]
-    known = {name for source in load_sources().values() if source.table for name in source.table.columns}
+    known = _known()
     return max(found, key=lambda one: (len(known & set(one[1])), len(one[1])))
+
+
+@cache
+def _known() -> frozenset[str]:
+    """Return the columns of all tables, in small letters."""
+    return frozenset(
+        name.lower() for source in load_sources().values() if source.table for name in source.table.columns
+    )
 
 
 def _names(line: str, separator: str) -> list[str]:
@@ -72,23 +81,27 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
             row = [unescape_formula(cell) for cell in one]
             if not any(cell.strip() for cell in row):
                 continue
+            row[0] = row[0].removeprefix("\ufeff")  # of a file that was joined behind another one
             if header is None:
                 if not row[0].lower().startswith("sep="):
                     header = [name.strip() for name in row]
-                    columns = frozenset(header)
+                    columns = _known() | {name.lower() for name in header}
             elif len(row) != len(header):
                 reason = f"has {len(row)} cells, and the header {len(header)}"
                 yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
-            elif row[0].strip() not in columns or not _is_header(row, header, number):
+            elif row[0].strip().lower() not in columns or not _is_header(row, header, columns, number):
                 yield (number, row), header
 
 
-def _is_header(row: Sequence[str], header: Sequence[str], number: int) -> bool:
-    """Return whether a row is the header of another file, which was joined; raises InventoryInvalid if it differs."""
-    names = [name.strip() for name in row]
-    if len(set(names) & set(header)) < 2:  # an account may be called as a column is
+def _is_header(row: Sequence[str], header: Sequence[str], columns: frozenset[str], number: int) -> bool:
+    """Return whether a row is the header of another file, which was joined; raises InventoryInvalid if it differs.
+
+    The other file may have other columns, in another order and in other letters.
+    """
+    names = [name.strip().lower() for name in row]
+    if len(set(names) & columns) < 2:  # an account may be called as a column is
         return False
-    if names != list(header):
+    if names != [name.lower() for name in header]:
         raise InventoryInvalid(f"line {number} is a header of other columns: read joined files one by one")
     return True
 

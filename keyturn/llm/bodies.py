@@ -89,7 +89,7 @@ def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
     OpenAI and Azure name it in `param`, FastAPI's servers in `loc`, others in their message. Nothing else of the body
     is looked at: it may repeat what was asked.
     """
-    error = error_in(body) or {}
+    error = error_in(body, is_failure=True) or {}
     details = body.get("detail") if isinstance(body, dict) else None
     details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
     message = str(error.get("message") or "")[:500]

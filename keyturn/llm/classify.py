@@ -15,6 +15,7 @@ from typing import Any
 
 from keyturn.llm.errors import (
     AuthenticationFailed,
+    GenerationFailed,
     PromptFiltered,
     ProviderError,
     ProviderOverloaded,
@@ -33,6 +34,13 @@ _RETRY_IN = re.compile(
     r"\b(?:retry|try again) in (?:([0-9]{1,4})h)?(?:([0-9]{1,5})m(?!s))?(?:([0-9]{1,6}(?:\.[0-9]{1,9})?)(ms|s))?\b",
     re.IGNORECASE,
 )
+# In whole words, or after other ones: Azure; GitHub Models.
+_WAIT = re.compile(
+    r"\b(?:(?:retry|try again) (?:in|after)|wait(?: for)?) ([0-9]{1,6}(?:\.[0-9]{1,9})?) ?"
+    r"(s|m|h|sec|min|second|minute|hour)s?\b",
+    re.IGNORECASE,
+)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600}
 _LONGEST_WAIT = timedelta(days=1)  # a longer one is a mistake or an attack; the caller's deadline cuts it further
 
 
@@ -70,12 +78,14 @@ _NO_MODEL = re.compile(
 _REFUSED = (400, 402, 403, 404, 409, 422, 429)
 _QUOTA = row(
     QuotaExhausted,
-    *(200, 400, 402, 403, 429),
-    # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets; Google's quota of a day.
+    *(200, 400, 401, 402, 403, 429),
+    # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets; Google's quota of a day; Novita; Alibaba;
+    # Volcengine; MiniMax.
     codes="""insufficient_quota billing_hard_limit_reached credit_balance_exhausted billing_not_active
             organization_spend_limit_exceeded project_spend_limit_exceeded organization_usage_limit_exceeded
             insufficient_balance insufficient_credits payment_required exceeded_current_quota_error credit_limit
-            budget_exceeded BudgetExceededError billing_error quota_a_day""",
+            budget_exceeded BudgetExceededError billing_error quota_a_day not_enough_balance Arrearage
+            AllocationQuota.FreeTierOnly AccountOverdueError minimax_1008""",
 )
 # Words that say what happened, whatever status they come with: as a code, as a type, and in a message without one.
 _BY_WORD = (
@@ -83,13 +93,18 @@ _BY_WORD = (
     row(
         PromptFiltered,
         codes="""content_filter ResponsibleAIPolicyViolation content_policy_violation ContentPolicyViolationError
-            data_inspection_failed""",
+            data_inspection_failed DataInspectionFailed minimax_1026 minimax_1027""",
     ),
     row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
     row(PromptFiltered, 200, 400, message=r"blocked by content filtering policy"),  # Anthropic, in streams, too
     row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
     row(PromptFiltered, 403, message=r"content violates usage guidelines"),  # xAI
     row(PromptFiltered, message=r"blocked due to security configurations"),  # Cloudflare's AI Gateway: 2016, 2017
+    row(PromptFiltered, 400, message=r"prompt was flagged|flagged as potentially violating"),  # OpenAI's invalid_prompt
+    row(PromptFiltered, 400, message=r"violated guardrail|\bguardrail\b.*\b(?:violat|block|interven)"),  # LiteLLM
+    row(PromptFiltered, 400, codes="1301"),  # Z.ai
+    # Groq: the model's own answer does not fit the schema. Asked again, it may.
+    row(GenerationFailed, codes="json_validate_failed"),
     # Google says "You exceeded your current quota" of a minute's, too: its details or its wait tell them apart.
     row(RateLimited, 429, codes="quota_a_minute"),
     row(RateLimited, 429, message=r"exceeded your current quota.*\bretry in \d"),
@@ -100,10 +115,21 @@ _BY_WORD = (
     row(
         QuotaExhausted,
         *_REFUSED,
-        # Anthropic; OpenAI and Google; LiteLLM; OpenRouter's keys; xAI.
-        message=r"credit balance is too low|insufficient (?:credit|balance|funds|quota)|exceeded your current quota"
-        r"|reached your specified (?:api )?usage limits|budget has been exceeded|\bover budget\b|key limit exceeded"
-        r"|(?:doesn't|does not|don't) have any credits",
+        401,
+        # Anthropic; OpenAI and Google; LiteLLM; OpenRouter's keys; xAI; SiliconFlow; Azure API Management; Cloudflare.
+        message=r"credit balance is too low|insufficient (?:account )?(?:credit|balance|funds|quota)"
+        r"|exceeded your current quota|reached your specified (?:\w+ ){0,3}usage limits|budget has been exceeded"
+        r"|\bover budget\b|exceeded ?(?:token ?)?budget|key limit exceeded|(?:doesn't|does not|don't) have any credits"
+        r"|balance is (?:insufficient|not enough)|not enough balance|used all available credits"
+        r"|reached its monthly spending limit|out of call volume quota|daily free allocation",
+    ),
+    row(QuotaExhausted, 500, message=r"insufficient (?:account )?balance"),  # MiniMax, in Anthropic's form
+    row(RequestRefused, 403, message=r"maximum context|context (?:length|window)"),  # Together
+    # xAI; Google's and others' 400; Anthropic.
+    row(
+        AuthenticationFailed,
+        400,
+        message=r"(?:incorrect|invalid) api key|api key not valid|organization has been disabled",
     ),
     row(
         AuthenticationFailed,
@@ -111,7 +137,7 @@ _BY_WORD = (
         codes="""authentication_error permission_error invalid_api_key incorrect_api_key_provided no_api_key
             invalid_authentication invalid_authentication_error unauthorized unauthenticated API_KEY_INVALID
             PERMISSION_DENIED permission_denied AuthenticationError PermissionDeniedError access_denied invalid_token
-            expired_api_key token_expired account_deactivated""",
+            expired_api_key token_expired account_deactivated minimax_1004 minimax_2049""",
     ),
     row(
         RequestRefused,
@@ -127,7 +153,7 @@ _BY_WORD = (
     row(
         RateLimited,
         codes="""rate_limit_error rate_limit_exceeded RateLimitError too_many_requests rate_limit_reached_error
-            throttling ThrottlingException requests tokens""",
+            throttling ThrottlingException requests tokens minimax_1002""",
     ),
     row(
         ProviderTimeout,
@@ -142,10 +168,11 @@ _BY_STATUS = (
     row(RateLimited, 429),
     row(ProviderTimeout, 408),
     row(PromptFiltered, 446),  # a guardrail's, of Portkey and WSO2
-    row(ProviderOverloaded, 529),
+    row(ProviderOverloaded, 498, 529),  # 498 is Groq's, of its flex tier: retry with backoff
     row(RequestRefused, 400, 404, 413, 422),
-    # 409, a lock that was not to be had, and 425 pass: the SDKs of OpenAI and Anthropic retry the first of them.
-    row(ProviderUnavailable, 409, 425, *(status for status in range(500, 600) if status not in {501, 505})),
+    # 409, a lock that was not to be had, and 425 pass: the SDKs of OpenAI and Anthropic retry the first.
+    # By 424, TGI says that the model failed.
+    row(ProviderUnavailable, 409, 424, 425, *(status for status in range(500, 600) if status not in {501, 505})),
 )
 # Common words, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
@@ -170,9 +197,10 @@ def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
     inner = error.get("innererror")  # Azure's
     if isinstance(inner, dict):
         yield inner.get("code")
-    yield error.get("code")
-    yield error.get("type")
-    yield error.get("error_type")  # TGI's
+    for detail in details_of(error):  # Google's, in OpenAI's form too
+        yield detail.get("reason")
+    for name in ("code", "error_code", "type", "error_type", "status"):  # error_type is TGI's
+        yield error.get(name)
 
 
 def _google_quotas(error: Mapping[str, Any]) -> Iterator[str]:
@@ -188,6 +216,8 @@ def _google_quotas(error: Mapping[str, Any]) -> Iterator[str]:
         named += [one.get("quotaId") for one in violations if isinstance(one, dict)]
     if any(isinstance(one, str) for one in named):
         yield "quota_a_day" if any("PerDay" in str(one) for one in named) else "quota_a_minute"
+    elif any("retryDelay" in detail for detail in details_of(error)):  # of a day's, none would be worth waiting for
+        yield "quota_a_minute"
 
 
 def error_for(
@@ -209,7 +239,7 @@ def error_for(
         codes_of: how the provider writes its codes.
         now: the time that an HTTP date in Retry-After is counted from.
     """
-    error = error_in(body) or {}
+    error = error_in(body, is_failure=not 200 <= status < 300) or {}
     status = (_own_status(error) or 200) if 200 <= status < 300 else status
     found = (*_google_quotas(error), *codes_of(error))
     codes = [str(code) for code in found if isinstance(code, str | int) and _SAFE_CODE.fullmatch(str(code))]
@@ -228,11 +258,22 @@ def error_for(
     return failure
 
 
-def error_in(body: Any) -> dict[str, Any] | None:
+# What an answer has, in the form of one of the wires.
+_ANSWERS = ("choices", "content", "candidates", "output", "delta")
+_SUCCESS = (None, 0, "0", 200, "200", "success", "")
+
+
+def error_in(body: Any, *, is_failure: bool = False) -> dict[str, Any] | None:
     """Return the error object in a body, in the forms of providers, gateways and local servers; None if there is none.
 
     `{"error": {...}}` (nearly all), a list around it (Gemini's streams) or in it (Cloudflare), `{"error": "text"}`
-    (Ollama, TGI, LM Studio), `{"object": "error", "message": ...}` (vLLM, Mistral), `{"detail": ...}` (FastAPI's).
+    (Ollama, TGI, LM Studio), `{"errors": [...]}` (Cloudflare), `{"object": "error", "message": ...}` (vLLM, Mistral),
+    `{"detail": ...}` (FastAPI's), `{"base_resp": {...}}` (MiniMax), and `{"message": ..., "code": ...}` (Cerebras,
+    Novita, SiliconFlow, Azure's API Management).
+
+    Args:
+        body: the decoded body.
+        is_failure: whether its status says that it is one. Without that, a message alone is no error.
     """
     body = body[0] if isinstance(body, list) and body else body
     if not isinstance(body, dict):
@@ -240,19 +281,45 @@ def error_in(body: Any) -> dict[str, Any] | None:
     error = body.get("error")
     error = error[0] if isinstance(error, list) and error else error
     if isinstance(error, dict) and any(error.values()):
-        return error
+        is_none = not is_failure and error.get("code") in _SUCCESS[1:] and "type" not in error
+        return None if is_none else _with_text(error)
     if isinstance(error, str) and error:
         return {"message": error, "type": body.get("error_type"), "code": body.get("code")}
     if body.get("object") == "error" or (body.get("type") == "error" and "message" in body):
         return {name: value for name, value in body.items() if name != "object" and value != "error"}
-    # An answer may have a member of this name; what is none has nothing else.
-    detail = None if {"choices", "content", "candidates"} & body.keys() else body.get("detail")
-    return {"message": detail if isinstance(detail, str) else ""} if detail else None
+    result = body.get("base_resp")
+    if isinstance(result, dict) and result.get("status_code") not in _SUCCESS:
+        return {"code": f"minimax_{result['status_code']}", "message": result.get("status_msg")}
+    # An answer may have a member of these names; what is none has nothing else.
+    return None if any(name in body for name in _ANSWERS) else _bare_error(body, is_failure=is_failure)
+
+
+def _bare_error(body: Mapping[str, Any], *, is_failure: bool) -> dict[str, Any] | None:
+    """Return what an error says that is not within a member `error`."""
+    errors, detail, message = body.get("errors"), body.get("detail"), body.get("message")
+    if isinstance(errors, list) and errors:
+        return _with_text(errors[0]) if isinstance(errors[0], dict) else {"message": str(errors[0])}
+    if isinstance(detail, dict):
+        return error_in(detail, is_failure=True)
+    if detail:
+        return {"message": detail if isinstance(detail, str) else ""}
+    says_so = body.get("success") is False or any(
+        body.get(name) not in _SUCCESS for name in ("code", "error_code", "statusCode", "status_code", "param")
+    )
+    return dict(body) if isinstance(message, str) and message and (is_failure or says_so) else None
+
+
+def _with_text(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an error whose message is text: LiteLLM's may be an object that holds it."""
+    message = error.get("message")
+    if isinstance(message, dict):
+        message = message.get("error") or message.get("message")
+    return {**error, "message": message}
 
 
 def _own_status(error: Mapping[str, Any]) -> int | None:
     """The status that an error states which came with a 200, as a number or in digits."""
-    for name in ("status", "code", "status_code", "http_status"):
+    for name in ("status", "code", "status_code", "statusCode", "http_status"):
         stated = error.get(name)
         if type(stated) is int or (
             isinstance(stated, str) and stated.isascii() and stated.isdigit() and len(stated) == 3
@@ -291,9 +358,11 @@ def retry_after(
         if seconds is not None:
             return _clamp(seconds)
     message = (error or {}).get("message")
-    stated = _RETRY_IN.search(message[:_MESSAGE_CHARACTERS]) if isinstance(message, str) else None
+    message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
+    stated = _RETRY_IN.search(message)
     if stated is None or not any(stated.groups()):
-        return None
+        in_words = _WAIT.search(message)
+        return None if in_words is None else _clamp(float(in_words[1]) * _SECONDS[in_words[2][0].lower()])
     hours, minutes, rest, unit = stated.groups()
     return _clamp(int(hours or 0) * 3_600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1))
 

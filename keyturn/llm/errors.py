@@ -78,6 +78,15 @@ class UnreadableResponse(ProviderError):
     hint = "Check the provider's base URL: something other than the provider answers there."
 
 
+class GenerationFailed(ProviderError):
+    """The provider refused what its own model wrote, such as an answer that does not fit the schema."""
+
+    kind = "generation_failed"
+    retryable = True
+    next_step = "retry_with_backoff"
+    hint = "It is asked again by itself; if that happens often, choose a model that keeps to schemas."
+
+
 class QuotaExhausted(ProviderError):
     """Credit or quota is used up. A retry cannot fix that."""
 

@@ -57,9 +57,25 @@ _MALFORMED = Rejection(
     reason="malformed_answer", explanation="The answer does not hold one JSON object of the fields asked for."
 )
 
+_WITH_MARKS = Rejection(
+    reason="malformed_answer",
+    explanation="The answer holds marks of the model's own template: it is not whole.",
+)
+
 
 # What models put before the one object that was asked for: their thoughts.
-_THOUGHTS = re.compile(r"<(/?)(?:think|thinking|reasoning)>", re.IGNORECASE)
+_THOUGHTS = re.compile(r"<(/?)(?:think|thinking|reasoning|thought|seed:think)>", re.IGNORECASE)
+# Others' marks of the same: Magistral, Kimi, Cohere.
+_OTHER_THOUGHTS = {
+    **{"[THINK]": "<think>", "[/THINK]": "</think>"},
+    **{"\u25c1think\u25b7": "<think>", "\u25c1/think\u25b7": "</think>"},
+    **{"<|START_THINKING|>": "<think>", "<|END_THINKING|>": "</think>"},
+}
+_FINAL, _MESSAGE = "<|channel|>final", "<|message|>"  # gpt-oss writes in channels, of which the last is the answer
+# Ends of turns that a server should have taken away.
+_ENDS = tuple(f"<|{name}|>" for name in ("eot_id", "im_end", "end", "return", "eot", "endoftext", "END_RESPONSE"))
+# What a chat template writes between turns: with it left, a text is no answer alone.
+_TEMPLATE = re.compile(r"<\|[A-Za-z_]{2,32}\|>")
 _MOST_OBJECTS = 32  # of a text that are looked at: an answer has one, and each look costs its length
 
 
@@ -76,7 +92,8 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
     if completion.finish != "complete":
         return _UNFINISHED[completion.finish]
     if proposal is None:
-        return _without_thoughts(completion.text)
+        text = _without_thoughts(completion.text)
+        return _WITH_MARKS if _TEMPLATE.search(text) else text
     read = [one for text in _objects_in(completion.text) if (one := _read(text, proposal)) is not None]
     return read[0] if len(read) == 1 else _MALFORMED
 
@@ -107,6 +124,12 @@ def _objects_in(text: str) -> Iterator[Any]:
 
 def _without_thoughts(text: str) -> str:
     """Return the text without the parts between the marks of thoughts; some models leave the first mark out."""
+    for other, ours in _OTHER_THOUGHTS.items():
+        text = text.replace(other, ours)
+    if (final := text.rfind(_FINAL)) >= 0 and (begins := text.find(_MESSAGE, final)) >= 0:
+        text = text[begins + len(_MESSAGE) :]
+    while (ended := text.rstrip()).endswith(_ENDS):
+        text = ended[: ended.rindex("<|")]
     kept: list[str] = []
     place = depth = 0
     for mark in _THOUGHTS.finditer(text):

@@ -364,8 +364,82 @@ def test_an_account_that_is_called_as_a_column_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[{}]", '{{"value": [{}]}}', "{}"])
 def test_an_entry_of_a_million_members_is_none_wherever_it_stands(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.json"
-    for large in ({f"c{number}": 0 for number in range(20_000)}, {"x": [1.5] * 20_000}):
+    for large in ({f"c{number}": 0 for number in range(100_000)}, {"x": [1.5] * 100_000}):
         entry = json.dumps(large)
         file.write_text(text.format(entry) if text != "{}" else entry)
-        with pytest.raises(InventoryInvalid, match="more than 10,000 members"):
+        with pytest.raises(InventoryInvalid, match="more than 50,000 members"):
             rows_of(file, format="gcloud")
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "owner,account_id,key_id",
+        "Source,Account_ID,Key_ID",
+        "\ufeffkey_id,account_id,source",
+        "\ufeffaccount_id,key_id,owner",
+        "kind,account_id,key_id",
+    ],
+)
+def test_a_joined_header_of_other_columns_is_refused_wherever_its_names_stand(tmp_path: Path, second: str) -> None:
+    """As `cat team1.csv team2.csv` writes it, each file with its own mark: its rows would be read by the first one."""
+    file = tmp_path / "keys.csv"
+    file.write_text(f"account_id,key_id,source\na,k1,x\n{second}\npay,b,k2\n", encoding="utf-8")
+    with pytest.raises(InventoryInvalid, match="line 3 is a header of other columns"):
+        rows_of(file)
+
+
+@pytest.mark.parametrize("second", ["\ufeffaccount_id,key_id,source", "Account_ID,Key_ID,Source"])
+def test_a_joined_header_of_the_same_columns_is_no_row(tmp_path: Path, second: str) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(f"account_id,key_id,source\na,k1,x\n{second}\nb,k2,y\n", encoding="utf-8")
+    keys, bad = rows_of(file)
+    assert ([(key.account_id, key.facts.key_id) for key in keys], bad) == ([("a", "k1"), ("b", "k2")], [])
+
+
+def test_downloads_that_were_appended_on_one_line_lose_no_key(tmp_path: Path) -> None:
+    """`curl ... >> all.json`: Graph's pages have no line break at their ends. However many there are."""
+    for pages in (2, 400):
+        file = tmp_path / f"{pages}.json"
+        written = (json.dumps({"value": [{"appId": f"a{n}", "keyId": f"k{n}"}]}) for n in range(pages))
+        file.write_text("".join(written))
+        keys, bad = rows_of(file)
+        assert ([key.facts.key_id for key in keys], bad) == ([f"k{n}" for n in range(pages)], [])
+
+
+def test_an_entry_as_large_as_microsofts_own_is_read(tmp_path: Path) -> None:
+    """Microsoft Graph's service principal is in every tenant, before others' credentials."""
+    roles = [{f"m{number}": "x" for number in range(9)} for _ in range(1_200)]
+    file = tmp_path / "sp.json"
+    file.write_text(json.dumps([{"appId": "graph", "appRoles": roles}, {"appId": "a", "keyId": "k1"}]))
+    keys, _ = rows_of(file)
+    assert [key.facts.key_id for key in keys] == ["k1"]
+
+
+def test_zeros_of_clocks_are_no_dates(tmp_path: Path) -> None:
+    """A key that ended in the year 1 is not expired, and one that was made in 1970 is no stale one."""
+    file = tmp_path / "keys.json"
+    graph = {"appId": "a", "keyId": "k1", "endDateTime": "0001-01-01T00:00:00Z"}
+    file.write_text(json.dumps([graph]))
+    keys, bad = rows_of(file)
+    assert ([key.idle for key in keys], bad) == ([None], [])
+    table = tmp_path / "keys.csv"
+    table.write_text("account_id,key_id,last_rotated_at\na,k1,1970-01-01T00:00:00Z\n")
+    keys, bad = rows_of(table)
+    assert (keys, "is the zero of computers' clocks" in bad[0].reason) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ("account_id,key_id,last_used_at,compromised\n a ,k1,\\N,t\n", {"compromised": True, "last_used_at": None}),
+        ("account_id,key_id,last_used_at,compromised\na,k1,<NA>,f\n", {"compromised": False, "last_used_at": None}),
+        ("account_id,key_id,last_used_at,never_used\na,k1,<null>,t\n", {"never_used": True, "last_used_at": None}),
+    ],
+)
+def test_gaps_and_truths_as_databases_write_them(tmp_path: Path, text: str, facts: dict[str, Any]) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(text)
+    keys, bad = rows_of(file)
+    assert bad == []
+    assert (keys[0].account_id, {name: getattr(keys[0].facts, name) for name in facts}) == ("a", facts)

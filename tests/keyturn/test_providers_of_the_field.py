@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from keyturn.llm.endpoint import Timeouts
 from keyturn.llm.errors import (
     AuthenticationFailed,
+    GenerationFailed,
+    PromptFiltered,
     ProviderError,
     ProviderOverloaded,
     ProviderTimeout,
@@ -498,3 +500,214 @@ async def test_a_batchs_lines_end_at_line_feeds_alone() -> None:
         found = [one async for one in batches.answers("batch_1")]
     assert len(found) == len(results.decode().strip("\n").split("\n"))
     assert all(one.completion is not None for one in found)
+
+
+MINIMAX = {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+# Errors that stand bare in the body, or whose words were taken for others; each as its users or its maker show it.
+ALSO_SAID: dict[str, tuple[str, int, Any, type[ProviderError]]] = {
+    "Novita": (
+        "compatible",
+        403,
+        {"code": 403, "reason": "NOT_ENOUGH_BALANCE", "message": "not enough balance"},
+        QuotaExhausted,
+    ),
+    "sub2api": (
+        "compatible",
+        403,
+        {"code": "INSUFFICIENT_BALANCE", "message": "Insufficient account balance"},
+        QuotaExhausted,
+    ),
+    "SiliconFlow": (
+        "compatible",
+        403,
+        {"code": 30001, "message": "Sorry, your account balance is insufficient"},
+        QuotaExhausted,
+    ),
+    "Azure's API Management": (
+        "compatible",
+        403,
+        {"statusCode": 403, "message": "Out of call volume quota."},
+        QuotaExhausted,
+    ),
+    "in FastAPI's detail": ("compatible", 403, {"detail": {"error": {"code": "insufficient_balance"}}}, QuotaExhausted),
+    "Cloudflare's list": (
+        "compatible",
+        424,
+        {"errors": [{"code": 2016, "message": "Prompt blocked due to security configurations"}]},
+        PromptFiltered,
+    ),
+    "Alibaba": ("compatible", 400, {"code": "DataInspectionFailed", "message": "x"}, PromptFiltered),
+    "Alibaba, unpaid": ("compatible", 400, {"error": {"code": "Arrearage", "message": "x"}}, QuotaExhausted),
+    "Groq, the schema": (
+        "compatible",
+        400,
+        {"error": {"code": "json_validate_failed", "message": "x"}},
+        GenerationFailed,
+    ),
+    "OpenAI, flagged": (
+        "openai",
+        400,
+        {
+            "error": {
+                "code": "invalid_prompt",
+                "message": "Invalid prompt: your prompt was flagged as potentially violating",
+            }
+        },
+        PromptFiltered,
+    ),
+    "xAI, spent": (
+        "compatible",
+        429,
+        {"code": "x", "error": "Your team has either used all available credits or"},
+        QuotaExhausted,
+    ),
+    "xAI, the key": (
+        "compatible",
+        400,
+        {"code": "x", "error": "Incorrect API key provided: xa***"},
+        AuthenticationFailed,
+    ),
+    "Gemini in OpenAI's form": (
+        "compatible",
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "x",
+                    "status": "INVALID_ARGUMENT",
+                    "details": [{"reason": "API_KEY_INVALID"}],
+                }
+            }
+        ],
+        AuthenticationFailed,
+    ),
+    "Google, a minute": (
+        "gemini",
+        429,
+        {"error": {"code": 429, "message": "You exceeded your current quota", "details": [{"retryDelay": "23s"}]}},
+        RateLimited,
+    ),
+    "TGI, the model failed": ("compatible", 424, {"error": "x", "error_type": "generation"}, ProviderUnavailable),
+    "Groq's flex tier": ("compatible", 498, {"error": {"code": "capacity_exceeded"}}, ProviderOverloaded),
+    "MiniMax": ("compatible", 200, MINIMAX, QuotaExhausted),
+    "MiniMax, the key": (
+        "compatible",
+        200,
+        {"base_resp": {"status_code": 1004, "status_msg": "x"}},
+        AuthenticationFailed,
+    ),
+    "MiniMax in Anthropic's form": (
+        "anthropic",
+        500,
+        {"type": "error", "error": {"type": "api_error", "message": "insufficient balance (1008)"}},
+        QuotaExhausted,
+    ),
+    "LiteLLM's guardrail": (
+        "compatible",
+        400,
+        {"error": {"message": {"error": "Violated guardrail policy"}, "code": "400"}},
+        PromptFiltered,
+    ),
+    "LiteLLM's budget": ("compatible", 401, {"error": {"message": "ExceededTokenBudget: over"}}, QuotaExhausted),
+    "Perplexity": ("compatible", 401, {"error": {"type": "insufficient_quota", "message": "x"}}, QuotaExhausted),
+    "Anthropic, the workspace": (
+        "anthropic",
+        400,
+        {
+            "error": {
+                "type": "invalid_request_error",
+                "message": "You have reached your specified workspace API usage limits",
+            }
+        },
+        QuotaExhausted,
+    ),
+    "Together, the window": (
+        "compatible",
+        403,
+        {"error": {"message": "exceeds the maximum context length"}},
+        RequestRefused,
+    ),
+    "a flat one within a 200": (
+        "compatible",
+        200,
+        {"message": "Insufficient balance", "code": "insufficient_balance"},
+        QuotaExhausted,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(ALSO_SAID))
+async def test_bare_errors_and_other_words_for_the_same_are_understood(name: str) -> None:
+    wire, status, body, error = ALSO_SAID[name]
+    if error is PromptFiltered:  # which is an answer: the question was looked at
+        completion = await answered(wire, json.dumps(body).encode(), status=status)
+        assert (completion.finish, completion.text) == ("filtered", "")
+        return
+    with pytest.raises(ProviderError) as failed:
+        await answered(wire, json.dumps(body).encode(), status=status)
+    assert type(failed.value) is error, name
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("Rate limit is exceeded. Try again in 30 seconds.", 30),
+        ("Please retry after 58 seconds.", 58),
+        ("Please wait 40553 seconds before retrying.", 40_553),
+        ("Try again after 2 minutes", 120),
+        ("wait a moment", None),
+    ],
+)
+async def test_a_wait_in_words_is_kept(message: str, seconds: int | None) -> None:
+    with pytest.raises(RateLimited) as failed:
+        await answered("compatible", json.dumps({"statusCode": 429, "message": message}).encode(), status=429)
+    assert failed.value.retry_after == (None if seconds is None else timedelta(seconds=seconds))
+
+
+def in_pieces(*chunks: Any) -> bytes:
+    return b"".join(f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def chunk_of(text: str, reason: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "finish"),
+    [
+        ((chunk_of("Stale service-account keys may be rotated under"),), "truncated"),
+        ((chunk_of(DECISION),), "complete"),
+        ((chunk_of("All of it.", "stop"),), "complete"),
+        ((chunk_of("Half", "content_filtered"),), "filtered"),
+        ((chunk_of("Half", "prohibited_content"), chunk_of("", "stop")), "filtered"),
+        ((chunk_of("Half", "model_context_window_exceeded"), chunk_of("", "stop")), "truncated"),
+    ],
+)
+async def test_prose_without_a_reason_to_end_is_not_whole(chunks: tuple[Any, ...], finish: str) -> None:
+    """A decision is whole by its form; half a sentence shows nothing."""
+    completion = await answered("compatible", in_pieces(*chunks), streamed=True, content_type="text/event-stream")
+    assert completion.finish == finish
+
+
+@pytest.mark.parametrize(
+    ("chunk", "error"),
+    [
+        ({"message": "Insufficient balance", "code": "insufficient_balance"}, QuotaExhausted),
+        (
+            {"errors": [{"code": 3040, "message": "Capacity exceeded: too many requests"}], "success": False},
+            RateLimited,
+        ),
+        (chunk_of("", None, error={"code": 402, "message": "x"}), QuotaExhausted),
+    ],
+)
+async def test_an_error_within_a_stream_is_one_in_every_form(chunk: Any, error: type[ProviderError]) -> None:
+    with pytest.raises(ProviderError) as failed:
+        await answered("compatible", in_pieces(chunk_of("St"), chunk), streamed=True, content_type="text/event-stream")
+    assert type(failed.value) is error
+
+
+async def test_a_word_of_success_beside_an_answer_is_no_error() -> None:
+    answer = {**chunk_of(DECISION, "stop"), "error": {"code": 0, "message": "success"}}
+    answer["choices"][0]["message"] = {"content": DECISION}
+    assert (await answered("compatible", json.dumps(answer).encode())).text == DECISION

@@ -89,3 +89,42 @@ def test_thoughts_are_left_out_in_time_in_proportion_to_the_text(mark: str) -> N
 def test_no_text_raises(text: str) -> None:
     """A model can write anything."""
     assert isinstance(parse_answer(answered(text), ProposedDecision), ProposedDecision | Rejection)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>analysis<|message|>Is it shared?<|end|><|start|>assistant"
+        "<|channel|>final<|message|>It is stale.<|return|>",
+        "[THINK]Is it shared?[/THINK]It is stale.",
+        "\u25c1think\u25b7Is it shared?\u25c1/think\u25b7It is stale.",
+        "<|START_THINKING|>Is it shared?<|END_THINKING|>It is stale.",
+        "<thought>Is it shared?</thought>It is stale.",
+        "<seed:think>Is it shared?</seed:think>It is stale.",
+        "It is stale.<|eot_id|>",
+        "It is stale.<|im_end|>\n<|endoftext|>\n",
+    ],
+)
+def test_thoughts_and_marks_of_templates_are_no_part_of_a_text(text: str) -> None:
+    """As models write them behind servers that do not take them away; a decision is read behind them, too."""
+    said = parse_answer(answered(text), None)
+    assert isinstance(said, str)
+    assert said.strip() == "It is stale."
+    assert parse_answer(answered(text.replace("It is stale.", GOOD)), ProposedDecision) == ProposedDecision(
+        decision="eligible", rotation_window_days=30, source_line_ids=["P-7"]
+    )
+
+
+@pytest.mark.parametrize("text", ["It is<|im_start|>user\nstale.", "<|channel|>analysis<|message|>Is it shared?"])
+def test_a_text_with_a_templates_marks_left_in_it_is_refused(text: str) -> None:
+    said = parse_answer(answered(text), None)
+    assert isinstance(said, Rejection)
+    assert said.reason == "malformed_answer"
+
+
+def test_marks_cost_no_more_than_their_length() -> None:
+    """Of a megabyte, each of them without an end."""
+    for text in ("<|channel|>" * 90_000, " <|end|>" * 120_000, "[THINK]" * 140_000, "\n" * 1_000_000):
+        began = time.process_time()
+        parse_answer(answered(text), None)
+        assert time.process_time() - began < 5

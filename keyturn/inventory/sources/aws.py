@@ -21,7 +21,7 @@ EXPORT = "aws-credential-report"
 COLUMNS = ("user", "arn", *(f"access_key_{slot}_{name}" for slot in (1, 2) for name in ("active", "last_rotated")))
 # Before this day AWS did not write down when a key was used: "N/A" of an older key does not mean never.
 USE_IS_KNOWN_SINCE = datetime(2015, 4, 22, tzinfo=UTC)
-_NO_VALUE = {"", "N/A", "n/a", "no_information", "not_supported"}
+_NO_VALUE = {"", "N/A", "n/a", "no_information", "not_supported", "NULL", "null", "\\N"}  # the last three by databases
 
 
 def read_key_ids(file: Path) -> dict[tuple[str, str], str]:
@@ -135,7 +135,12 @@ class _CredentialReports:
         if self._key_ids is None:
             return f"access_key.{_second(made)}Z"  # the same as CredentialFacts.name_by_creation
         found = self._key_ids.get((user, _second(made)))
-        self._left.pop((user, _second(made)), None)
+        is_taken = self._left.pop((user, _second(made)), None) is None
+        if found and is_taken:
+            raise RowFault(
+                f"access_key_{slot}: another account's user of this name has a key of this creation date, and the list "
+                "of access keys names no account: read each account alone"
+            )
         if not found:
             what = "has none" if found is None else "has two"
             raise RowFault(f"access_key_{slot}: the list of access keys {what} of this user and creation date")

@@ -24,6 +24,8 @@ _FINISH: dict[str, Finish] = {
     "model_context_window_exceeded": "truncated",
     "pause_turn": "truncated",
     "refusal": "refused",
+    # Gateways to other clouds' models.
+    **dict.fromkeys(("guardrail_intervened", "content_filter", "content_filtered"), "filtered"),
 }
 
 

@@ -6,6 +6,7 @@ send beside.
 
 from typing import Any
 
+from keyturn.foreign_json import read_json
 from keyturn.llm.streams import Event, texts_in
 
 # A whole answer, in small letters: see the finish reasons beside this module.
@@ -23,9 +24,12 @@ COMPLETE = (
 
 
 # A cut answer and a filtered one, likewise.
-TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length")
-FILTERED = ("content_filter", "safety", "recitation", "blocklist", "error_toxic", "sensitive", "guardrail_intervened")
-_STAYS = frozenset({*TRUNCATED, *FILTERED, "refusal"})
+TRUNCATED = ("length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded")
+FILTERED = (
+    *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "error_toxic", "sensitive"),
+    *("guardrail_intervened", "prohibited_content", "spii", "model_armor"),
+)
+_STAYS = frozenset({*TRUNCATED, *FILTERED, "refusal", "error"})
 
 
 class OpenAiFold:
@@ -59,13 +63,25 @@ class OpenAiFold:
             delta = choice.get("delta") or (None if said else choice.get("message")) or {}
             text += texts_in(delta.get("content"))
             self._refusals.append(delta.get("refusal") or "")
-            if choice.get("finish_reason") and str(self._choice.get("finish_reason")).lower() not in _STAYS:
+            if choice.get("error"):  # the provider behind a gateway died, with or without a reason
+                self._choice = {"finish_reason": "error", "error": choice["error"]}
+            elif choice.get("finish_reason") and str(self._choice.get("finish_reason")).lower() not in _STAYS:
                 self._choice = {name: choice[name] for name in ("finish_reason", "error") if choice.get(name)}
             self.finished = self.finished or bool(self._choice)
         self._texts.append(text)
         return text
 
     def answer(self) -> Any:
-        """Return the chat completion. `[DONE]` without a reason is an end, too."""
-        message = {"content": "".join(self._texts), "refusal": "".join(self._refusals) or None}
-        return self._fields | {"choices": [{"finish_reason": "stop", **self._choice, "message": message}]}
+        """Return the chat completion. `[DONE]` without a reason ends what is whole by itself; prose may be cut off."""
+        text = "".join(self._texts)
+        message = {"content": text, "refusal": "".join(self._refusals) or None}
+        unstated = "stop" if _is_json(text) else "unstated"
+        return self._fields | {"choices": [{"finish_reason": unstated, **self._choice, "message": message}]}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        read_json(text)
+    except ValueError:
+        return False
+    return True
