@@ -39,7 +39,7 @@ PROBLEMS = describe_problems(
     {
         400: "The body is not JSON.",
         401: "No caller has this token.",
-        403: "The token is a consumer's, which reports for itself alone.",
+        403: "A consumer reports for itself alone, and with its own token.",
         404: "This tenant has no such job.",
         409: "The claim has expired, the job is closed, or the states' order does not allow this one.",
         413: "The body is too large.",
@@ -113,6 +113,9 @@ def _worker(request: Request) -> Caller:
 
 
 def _reports_for_itself(caller: Caller) -> Refused:
+    if not caller.is_consumer:
+        hint = "Send the consumer's own token (KEYTURN_CONSUMER_TOKENS), or report it by `keyturn jobs moved`."
+        return Refused(403, "reports_for_itself_alone", "this token claims jobs, and is no consumer's", hint=hint)
     hint = "Claim and close jobs with one of KEYTURN_JOBS_TOKENS."
     return Refused(403, "reports_for_itself_alone", f"this token reports for the consumer {caller.owner}", hint=hint)
 
@@ -178,6 +181,7 @@ def jobs_router(claims: JobLeases) -> APIRouter:
             job_id,
             tenant_id=caller.tenant,
             token=body.token,
+            owner=caller.owner,
             lease=timedelta(seconds=body.lease_seconds),
             state=body.state,
             evidence=body.evidence,
@@ -186,12 +190,13 @@ def jobs_router(claims: JobLeases) -> APIRouter:
     @router.post("/{job_id}/complete")
     async def complete(caller: _Worker, job_id: _JobId, body: Completion) -> ClaimedJob:
         """Close the job as done. The same claim may do so again."""
-        return await claims.complete(job_id, tenant_id=caller.tenant, token=body.token, evidence=body.evidence)
+        claim: dict[str, Any] = {"tenant_id": caller.tenant, "token": body.token, "owner": caller.owner}
+        return await claims.complete(job_id, **claim, evidence=body.evidence)
 
     @router.post("/{job_id}/consumers/{consumer}", status_code=204)
     async def report_consumer(caller: _Caller, job_id: _JobId, consumer: ShortIdentifier, body: Moved) -> None:
         """Report that a consumer uses the job's new key. The old key may go once all declared consumers have."""
-        if caller.is_consumer and consumer != caller.owner:
+        if not caller.is_consumer or consumer != caller.owner:  # an executor's token, too, would speak for all
             raise _reports_for_itself(caller)
         reported = {"tenant_id": caller.tenant, "consumer": consumer, "key_id": body.key_id, "by": caller.owner}
         await report_moved(claims.engine, job_id, **reported)
@@ -199,6 +204,7 @@ def jobs_router(claims: JobLeases) -> APIRouter:
     @router.post("/{job_id}/fail")
     async def fail(caller: _Worker, job_id: _JobId, body: Failure) -> ClaimedJob:
         """Close the job as failed. The same claim may do so again."""
-        return await claims.fail(job_id, tenant_id=caller.tenant, token=body.token, reason=body.reason)
+        claim: dict[str, Any] = {"tenant_id": caller.tenant, "token": body.token, "owner": caller.owner}
+        return await claims.fail(job_id, **claim, reason=body.reason)
 
     return router

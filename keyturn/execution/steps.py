@@ -227,9 +227,8 @@ class KeyRotation:
         )
         evidence = {"cloud_account": own, "user": user} | record.as_evidence()
         evidence |= evidence_of(record.waits, rotate_by=job.rotate_by, now=now)
-        await self._leases.heartbeat(
-            job.job_id, tenant_id=job.tenant_id, token=job.token, lease=LEASE, state="rotating", evidence=evidence
-        )
+        claim: dict[str, Any] = {"tenant_id": job.tenant_id, "token": job.token, "owner": _owner(job.job_id)}
+        await self._leases.heartbeat(job.job_id, **claim, lease=LEASE, state="rotating", evidence=evidence)
         return record
 
     async def create(self, rotation: KeyState) -> str:
@@ -437,13 +436,13 @@ class KeyRotation:
     async def close(self, rotation: KeyState) -> None:
         """Close the job as done, with its evidence; raises a JobError."""
         evidence = {"old_key_id": rotation.old_key_id, "new_key_id": _of(rotation.new_key_id)}
-        await self._leases.complete(
-            rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, evidence=evidence
-        )
+        claim: dict[str, Any] = {"tenant_id": rotation.tenant_id, "token": rotation.token}
+        await self._leases.complete(rotation.job_id, **claim, owner=_owner(rotation.job_id), evidence=evidence)
 
     async def refuse(self, job: ClaimedJob, reason: str) -> None:
         """Close the job as failed, nothing having been changed at the cloud; raises a JobError."""
-        await self._leases.fail(job.job_id, tenant_id=job.tenant_id, token=job.token, reason=reason)
+        claim: dict[str, Any] = {"tenant_id": job.tenant_id, "token": job.token, "owner": _owner(job.job_id)}
+        await self._leases.fail(job.job_id, **claim, reason=reason)
 
     async def report_blocked(self, rotation: KeyState, need: Need) -> None:
         """Write who needs the old key into the audit trail, and send it to the receivers of jobs; raises a JobError."""
@@ -481,7 +480,8 @@ class KeyRotation:
             await self._keys.delete(rotation.user, key_id)
             # An attempt to create it that wakes up meanwhile, with the same claim, stores it once more.
             await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
-        await self._leases.fail(rotation.job_id, tenant_id=rotation.tenant_id, token=rotation.token, reason=reason)
+        claim: dict[str, Any] = {"tenant_id": rotation.tenant_id, "token": rotation.token}
+        await self._leases.fail(rotation.job_id, **claim, owner=_owner(rotation.job_id), reason=reason)
 
     async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
         """Return what would be done and when, having looked at everything and changed nothing.
@@ -531,6 +531,7 @@ class KeyRotation:
         words: dict[str, Any] = {
             "tenant_id": rotation.tenant_id,
             "token": rotation.token,
+            "owner": _owner(rotation.job_id),
             "lease": LEASE,
             "evidence": evidence,
         }

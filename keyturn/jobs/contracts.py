@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
 
 from keyturn.contracts import (
     ONE_LINE,
@@ -13,13 +13,14 @@ from keyturn.contracts import (
     Identifier,
     Owner,
     ShortIdentifier,
+    expect_no_secret,
 )
 from keyturn.rotations.contracts import JobPriority
 
 # What was done, in names and figures for the audit trail: key ids, request ids, times. Never a secret.
 Evidence = dict[
     Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)],
-    Annotated[str, StringConstraints(max_length=500, pattern=ONE_LINE)],
+    Annotated[str, StringConstraints(max_length=500, pattern=ONE_LINE), AfterValidator(expect_no_secret)],
 ]
 
 

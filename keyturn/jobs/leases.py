@@ -122,24 +122,36 @@ class JobLeases:
         lease: timedelta,
         state: ProgressState | None = None,
         evidence: Evidence | None = None,
+        owner: str | None = None,
     ) -> ClaimedJob:
         """Prolong a claim and, if `state` is given, say how far the rotation is; `evidence` goes into the audit.
+
+        Args:
+            job_id: of the job.
+            tenant_id: whose.
+            token: of the claim.
+            lease: for how long from now.
+            state: how far it is.
+            evidence: for the audit trail.
+            owner: who says so: the claim must be theirs. None for an operator with the database.
 
         Raises:
             UnknownJob, StaleClaim, JobClosed, StateRefused: nothing changed.
             JobStoreUnavailable: the database did not answer; say it again.
         """
-        return await self._say(job_id, tenant_id, token, state=state, lease=lease, evidence=evidence or {})
+        return await self._say(job_id, tenant_id, token, owner, state=state, lease=lease, evidence=evidence or {})
 
     async def complete(
-        self, job_id: str, *, tenant_id: str, token: int, evidence: Evidence | None = None
+        self, job_id: str, *, tenant_id: str, token: int, evidence: Evidence | None = None, owner: str | None = None
     ) -> ClaimedJob:
-        """Close a job as done. Said twice with one token, it is done once; see `heartbeat` for what it raises."""
-        return await self._say(job_id, tenant_id, token, state="done", evidence=evidence or {})
+        """Close a job as done. Said twice with one token, it is done once; see `heartbeat`."""
+        return await self._say(job_id, tenant_id, token, owner, state="done", evidence=evidence or {})
 
-    async def fail(self, job_id: str, *, tenant_id: str, token: int, reason: str) -> ClaimedJob:
+    async def fail(
+        self, job_id: str, *, tenant_id: str, token: int, reason: str, owner: str | None = None
+    ) -> ClaimedJob:
         """Close a job as failed; see `complete`."""
-        return await self._say(job_id, tenant_id, token, state="failed", evidence={"reason": reason})
+        return await self._say(job_id, tenant_id, token, owner, state="failed", evidence={"reason": reason})
 
     async def cancel(self, job_id: str, *, tenant_id: str, actor: str, reason: str) -> ClaimedJob:
         """Close a job that is not closed, whoever has claimed it: that executor's later calls are refused.
@@ -147,7 +159,8 @@ class JobLeases:
         Raises:
             UnknownJob, JobClosed: nothing changed.
         """
-        return await self._say(job_id, tenant_id, None, state="cancelled", evidence={"reason": reason}, actor=actor)
+        named: dict[str, Any] = {"state": "cancelled", "evidence": {"reason": reason}, "actor": actor}
+        return await self._say(job_id, tenant_id, None, None, **named)
 
     async def overdue(self, *, tenant_id: str | None = None, limit: int = 1_000) -> Sequence[Mapping[str, Any]]:
         """Return the jobs past their `rotate_by` that are not closed, the longest overdue first."""
@@ -220,6 +233,7 @@ class JobLeases:
         job_id: str,
         tenant_id: str,
         token: int | None,
+        owner: str | None,
         *,
         state: str | None,
         evidence: Evidence,
@@ -230,13 +244,17 @@ class JobLeases:
             found = (await connection.execute(_by_id(job_id, tenant_id))).mappings().first()
         if found is None:
             raise UnknownJob(f"there is no job {job_id[:64]} of this tenant")
+        # Who else knows the number of a claim says nothing in its holder's name: of what an executor wrote, its next
+        # steps are taken.
+        if owner is not None and owner != found["lease_owner"]:
+            raise StaleClaim(f"{owner} does not hold {job_id}: another one has claimed it, or no one")
         if token == found["lease_token"] and state in CLOSED and found["status"] == state:
             return claimed_job(found)  # said again: its answer was lost
         if found["status"] not in OPEN:
             raise JobClosed(f"{job_id} is {found['status']} already")
         # A job without a claim has the token 0, which no claim has.
         if token is not None and (token != found["lease_token"] or token == 0):
-            raise StaleClaim(f"the claim {token} does not hold {job_id}: the latest claim is {found['lease_token']}")
+            raise StaleClaim(f"the claim {token} does not hold {job_id}: it is not the latest one")
         if state is not None and state not in FOLLOWS[found["status"]]:
             raise StateRefused(f"{job_id} is {found['status']}: {state} cannot follow it")
         # Compared again where it is changed: a claim, cancellation or report in between is not overwritten.
@@ -249,7 +267,8 @@ class JobLeases:
         event = (state or found["status"]) if is_noted else None
         row = await self._change(self._statements.say, parameters, event, who, evidence)
         if row is None:
-            return await self._say(job_id, tenant_id, token, state=state, evidence=evidence, lease=lease, actor=actor)
+            again: dict[str, Any] = {"state": state, "evidence": evidence, "lease": lease, "actor": actor}
+            return await self._say(job_id, tenant_id, token, owner, **again)
         return claimed_job(row)
 
     def _span(self, lease: timedelta | None) -> timedelta | str | None:

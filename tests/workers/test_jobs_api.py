@@ -34,6 +34,9 @@ from tests.support.cases import facts, order
 
 ROTATOR, OTHER = "rotator_token_of_the_tests_0123456789ab", "other_token_of_the_tests_0123456789abcd"
 CONSUMER = "consumer_token_of_the_tests_0123456789"
+ELSEWHERE = "consumer_of_another_tenant_0123456789"
+CONSUMERS = {"default/pay-api": SecretStr(CONSUMER), "other/pay-api": SecretStr(ELSEWHERE)}
+EVIDENCE_WITH_A_SECRET = b'{"token": 1, "evidence": {"note": "ghp_' + b"a1B2" * 9 + b'"}}'
 EXAMPLE = Path(__file__).parents[2] / "examples" / "worker.py"
 
 
@@ -58,7 +61,7 @@ class Api:
 @pytest.fixture
 async def api(engine: AsyncEngine) -> AsyncIterator[Api]:
     tokens = {"default/rotator": SecretStr(ROTATOR), "other/rotator": SecretStr(OTHER)}
-    application = jobs_application(JobLeases(engine), tokens, {"default/pay-api": SecretStr(CONSUMER)})
+    application = jobs_application(JobLeases(engine), tokens, CONSUMERS)
     async with served(application, "127.0.0.1:0", setting="KEYTURN_JOBS_ADDRESS") as url:
         yield Api(url, JobStore(engine), engine)
 
@@ -149,8 +152,8 @@ async def test_a_consumer_reports_that_it_uses_the_new_key(api: Api) -> None:
     """Again, nothing changes; the trail has who reported it."""
     made = await executed(api)
     async with loopback_client(api.url) as http:
-        for token in (CONSUMER, CONSUMER, ROTATOR):
-            headers = {"Authorization": f"Bearer {token}"}
+        for _ in range(2):
+            headers = {"Authorization": f"Bearer {CONSUMER}"}
             reported = await http.post(f"/jobs/{made}/consumers/pay-api", json={"key_id": "AKIA2"}, headers=headers)
             assert reported.status_code == 204, reported.text
     _, trail = await JobLeases(api.engine).show(made, tenant_id="default")
@@ -164,7 +167,9 @@ async def test_a_consumer_reports_that_it_uses_the_new_key(api: Api) -> None:
     [
         (CONSUMER, "consumers/other-api", '{"key_id": "AKIA2"}', 403, "reports_for_itself_alone"),
         (CONSUMER, "complete", '{"token": 1}', 403, "reports_for_itself_alone"),
-        (OTHER, "consumers/pay-api", '{"key_id": "AKIA2"}', 404, "unknown_job"),
+        (ROTATOR, "consumers/pay-api", '{"key_id": "AKIA2"}', 403, "reports_for_itself_alone"),
+        (OTHER, "consumers/pay-api", '{"key_id": "AKIA2"}', 403, "reports_for_itself_alone"),
+        (ELSEWHERE, "consumers/pay-api", '{"key_id": "AKIA2"}', 404, "unknown_job"),
         (CONSUMER, "consumers/pay-api", '{"key_id": "AKIA1"}', 409, "another_new_key"),
         (CONSUMER, "consumers/pay-api", '{"key_id": ""}', 422, "invalid"),
         (CONSUMER, "consumers/pay-api", "{}", 422, "invalid"),
@@ -181,6 +186,31 @@ async def test_a_consumer_reports_nothing_else(
     assert (refused.status_code, refused.json()["kind"]) == (status, kind), refused.text
     _, trail = await JobLeases(api.engine).show(made, tenant_id="default")
     assert consumers_moved(trail, "AKIA2") == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("heartbeat", {"lease_seconds": 86_400}),
+        ("heartbeat", {"evidence": {"created_key": "AKIA_OF_ANOTHER"}}),
+        ("heartbeat", {"state": "verifying"}),
+        ("complete", {}),
+        ("fail", {"reason": "no longer needed"}),
+    ],
+)
+async def test_a_token_says_nothing_of_a_job_that_another_one_has_claimed(
+    api: Api, path: str, body: dict[str, Any]
+) -> None:
+    """It has the number of the claim: numbers are small, and of what the executor wrote, its next steps are taken."""
+    made = await executed(api)
+    job, before = await JobLeases(api.engine).show(made, tenant_id="default")
+    headers = {"Authorization": f"Bearer {ROTATOR}"}
+    async with loopback_client(api.url) as http:
+        guessed = await http.post(f"/jobs/{made}/{path}", json={"token": 99} | body, headers=headers)
+        forged = await http.post(f"/jobs/{made}/{path}", json={"token": job["lease_token"]} | body, headers=headers)
+    assert (forged.status_code, forged.json()["kind"]) == (409, "stale_claim"), forged.text
+    assert guessed.json()["detail"] == forged.json()["detail"], "a guess is answered as the right number is"
+    assert await JobLeases(api.engine).show(made, tenant_id="default") == (job, before)
 
 
 async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
@@ -214,6 +244,7 @@ async def test_another_tenants_worker_sees_nothing(api: Api) -> None:
         ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a b": "x"}}', 422, "invalid"),
         ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a": "\\u001b[2J"}}', 422, "invalid"),
         ("/jobs/job_none/complete", None, b'{"token": 1, "evidence": {"a": "\\u202e"}}', 422, "invalid"),
+        ("/jobs/job_none/complete", None, EVIDENCE_WITH_A_SECRET, 422, "invalid"),
         ("/jobs/job_none/fail", None, b'{"token": 1, "reason": "two\\nlines"}', 422, "invalid"),
         ("/jobs/job_none/heartbeat", None, b'{"token": 1, "state": "done"}', 422, "invalid"),
         ("/jobs/job_none/delete", None, b"{}", 404, "not_found"),
