@@ -10,6 +10,7 @@ from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus
 from temporalio.service import RPCError
 
 from keyturn.application.encryption import list_cursor, names_of, read_list_cursor
+from keyturn.application.rotation_status import waits_for
 from keyturn.contracts import UNOWNED
 from keyturn.errors import InvalidRequest, KeyturnError
 from keyturn.payload_errors import PayloadError
@@ -123,10 +124,13 @@ async def list_rotations(
     return RotationPage(rows, list_cursor(client, following, of=of) if following else None)
 
 
-async def subject_of(client: Client, workflow_id: str) -> RotationSubject | None:
-    """Return what a rotation is about; None if there is none, or its memo cannot be read here."""
+async def subject_of(client: Client, workflow_id: str, *, tenant: str) -> RotationSubject | None:
+    """Return what a tenant's rotation is about; None if it has none of this ID, or its memo cannot be read here."""
     try:
         described = await client.get_workflow_handle(stored_id(workflow_id, names_of(client))).describe()
+        is_theirs = described.typed_search_attributes.get(TENANT) == tenant
+        if described.workflow_type != "RotationWorkflow" or not is_theirs:
+            return None
         return await described.memo_value(SUBJECT, None, type_hint=RotationSubject)
     except (RPCError, KeyturnError):
         return None
@@ -177,7 +181,7 @@ def _quoted(value: str) -> str:
 
 async def _listed(row: WorkflowExecution) -> ListedRotation:
     attributes = row.typed_search_attributes
-    reason = attributes.get(PARKED)
+    reason = waits_for(row)
     try:
         subject = await row.memo_value(SUBJECT, None, type_hint=RotationSubject)
         waiting = await row.memo_value(WAITING, None, type_hint=RotationStatus) if reason else None

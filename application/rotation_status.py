@@ -1,5 +1,6 @@
 """How a rotation ended, or what it is at and waits for."""
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Literal
@@ -28,6 +29,7 @@ from keyturn.rotations.outcomes import (
 from keyturn.workflows.rotation import RotationWorkflow
 from keyturn.workflows.visibility import APPROVAL, DISAGREEMENT, PARKED
 
+_KIND = r"[A-Za-z][A-Za-z0-9_]{0,63}"
 _OUTCOME: TypeAdapter[RotationOutcome] = TypeAdapter(RotationOutcome)
 # The caller's timeout has passed already: a worker that is there answers in milliseconds.
 QUERY_TIMEOUT = timedelta(seconds=2)
@@ -57,7 +59,16 @@ def _outcome_of_failure(cause: BaseException) -> RotationOutcome:
 
 def waits_for(description: WorkflowExecutionDescription | WorkflowExecution) -> str | None:
     """What a rotation waits for a person to fix or give, by its search attribute; None if it waits for no one."""
-    return description.typed_search_attributes.get(PARKED)
+    kind = description.typed_search_attributes.get(PARKED)
+    return None if kind is None else plain_kind(kind)
+
+
+def plain_kind(kind: str) -> str:
+    """Return a kind that Temporal's server names, `unforeseen` for what is none of ours.
+
+    Who can write to Temporal can write a sentence there, and people would read it in a message of Keyturn's.
+    """
+    return kind if re.fullmatch(_KIND, kind) else "unforeseen"
 
 
 async def status_of(handle: Handle) -> RotationStatus | None:

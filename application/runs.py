@@ -24,6 +24,7 @@ from temporalio.common import (
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from keyturn.application.rotation_status import plain_kind, waits_for
 from keyturn.bulk.contracts import BulkOrder, BulkOutcome, BulkStatus
 from keyturn.bulk.errors import UnknownRun
 from keyturn.errors import KeyturnError
@@ -71,9 +72,9 @@ async def start_run(client: Client, order: BulkOrder, *, task_queue: str) -> Han
     )
 
 
-def handle_of_run(client: Client, workflow_id: str) -> Handle:
-    """Return the handle of a run's workflow."""
-    return client.get_workflow_handle_for(BulkWorkflow.run, workflow_id)
+def handle_of_run(client: Client, workflow_id: str, *, execution: str | None = None) -> Handle:
+    """Return the handle of a run's workflow: of one execution, or of the newest one."""
+    return client.get_workflow_handle(workflow_id, run_id=execution, result_type=BulkOutcome)
 
 
 # What is said while a run's status is not known. None of it ends the run, nor the command that follows it.
@@ -216,7 +217,7 @@ async def _paused(client: Client) -> Sequence[TroubledRun]:
     query = f"WorkflowType = 'BulkWorkflow' AND ExecutionStatus = 'Running' AND {PARKED.name} IS NOT NULL"
     now, found = datetime.now(UTC), []
     async for row in client.list_workflows(query):
-        reason = row.typed_search_attributes.get(PARKED)
+        reason = waits_for(row)
         if reason is not None and reason != BY_HAND:
             tenant = row.typed_search_attributes.get(TENANT) or "default"
             found.append(TroubledRun(row.id, row.run_id, tenant, "paused", now, reason))
@@ -228,9 +229,8 @@ async def _failed(client: Client, since: datetime) -> Sequence[TroubledRun]:
     query = f"WorkflowType = 'BulkWorkflow' AND {ended} AND CloseTime > '{since.isoformat()}'"
     found = []
     async for row in client.list_workflows(query):
-        handle = client.get_workflow_handle_for(BulkWorkflow.run, row.id, run_id=row.run_id)
-        failure = await end_of_run(handle)
+        failure = await end_of_run(handle_of_run(client, row.id, execution=row.run_id))
         tenant = row.typed_search_attributes.get(TENANT) or "default"
         closed = row.close_time or since
-        found.append(TroubledRun(row.id, row.run_id, tenant, "failed", closed, failure or "failed"))
+        found.append(TroubledRun(row.id, row.run_id, tenant, "failed", closed, plain_kind(failure or "failed")))
     return found

@@ -58,7 +58,7 @@ async def resume_together(desk: Desk, person: Person, workflow_ids: Sequence[str
 
 
 async def _result(desk: Desk, workflow_id: str, problem: str | None) -> DecisionResult:
-    return DecisionResult(workflow_id, problem, await subject_of(desk.client, workflow_id))
+    return DecisionResult(workflow_id, problem, await subject_of(desk.client, workflow_id, tenant=desk.tenant))
 
 
 async def decide_together(

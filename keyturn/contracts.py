@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from keyturn.moments import name_by_creation
 from keyturn.people import same_form
 from keyturn.private_data import holds_private_data, holds_secret
 
@@ -207,9 +208,8 @@ class CredentialFacts(Contract):
         An access key of AWS is never changed, only replaced: its last rotation is its creation. None for other kinds,
         and where the evidence does not say when that was.
         """
-        if self.kind != "access_key" or self.last_rotated_at is None:
-            return None
-        return f"access_key.{self.last_rotated_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        made = self.last_rotated_at if self.kind == "access_key" else None
+        return None if made is None else name_by_creation(made)
 
     @property
     def unused_for(self) -> timedelta | None:

@@ -22,6 +22,11 @@ def relative_to(now: datetime, moment: datetime | str) -> str:
     return "just now" if seconds <= 0 else "within a minute"
 
 
+def name_by_creation(moment: datetime) -> str:
+    """Return what an access key is called by the second of its creation."""
+    return f"access_key.{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
 def last_moment(text: str) -> datetime:
     """Return the end of a span by what a person wrote: the end of a day, or a time; in UTC unless it says otherwise.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keyturn.console import signed_in_user
+from keyturn.console import printable, signed_in_user
 from keyturn.errors import KeyturnError
 from keyturn.rotations.contracts import Abandonment
 from keyturn.starter.faults import validate
@@ -58,7 +58,7 @@ def status(context: click.Context, some_id: str, tenant: str, as_json: bool) -> 
         output = {"workflow_id": found.workflow_id, "kind": found.kind, "status": summary.state}
         click.echo(json.dumps(output | {"progress": list(summary.lines)}))
         return
-    click.echo("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)]))
+    click.echo(printable("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)])))
 
 
 def _rotation_status(workflow_id: str, *, as_json: bool) -> None:
@@ -81,7 +81,7 @@ def _rotation_status(workflow_id: str, *, as_json: bool) -> None:
         end_before_start(error, workflow_id, as_json=as_json)
     if progress is not None:
         running = {"workflow_id": workflow_id, "status": "running", "progress": progress}
-        click.echo(json.dumps(running) if as_json else "\n".join(["running", *progress]))
+        click.echo(json.dumps(running) if as_json else printable("\n".join(["running", *progress])))
         return
     outcome = look_up_job(outcome)
     if as_json:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from keyturn.console import printable
 from keyturn.errors import KeyturnError
 from keyturn.starter.rotate import look_up_job, print_outcome
 
@@ -59,7 +60,7 @@ async def _watch_rotation(workflow_id: str) -> Any:
         client = await connect()
         handle = await handle_of(client, workflow_id)
         async for step in steps_of(client, handle):
-            click.echo(step)
+            click.echo(printable(step))
         return await outcome_of(handle)
 
 
@@ -67,9 +68,8 @@ def _end_run(workflow_id: str, outcome: "BulkOutcome") -> None:
     """Say how a run ended and what is left to do, as `keyturn bulk` does."""
     from keyturn.starter.bulk import end_by_what_is_left, print_end
 
-    run_id = workflow_id.rpartition(":")[2]
-    print_end(run_id, outcome.model_dump(mode="json") | outcome.progress.model_dump(mode="json"))
-    end_by_what_is_left(run_id, outcome.progress.outcomes)
+    print_end(outcome.run_id, outcome.model_dump(mode="json") | outcome.progress.model_dump(mode="json"))
+    end_by_what_is_left(outcome.run_id, outcome.progress.outcomes)
 
 
 async def _watch_run(workflow_id: str) -> "BulkOutcome":
@@ -93,14 +93,13 @@ async def _watch_steps(found: Any) -> None:
         client = await connect()
         handle, _ = await handle_of_any(client, found)
         async for step in steps_of(client, handle):
-            click.echo(step)
+            click.echo(printable(step))
         summary = await summary_of_any(client, found)
-    click.echo("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)]))
+    click.echo(printable("\n".join([f"{found.kind} {summary.state}", *(f"  {line}" for line in summary.lines)])))
 
 
 def _watch_job(job_id: str, tenant: str) -> None:
     from keyturn.application.connection import connect
-    from keyturn.console import printable
     from keyturn.jobs.leases import JobLeases
     from keyturn.jobs.states import OPEN
     from keyturn.moments import in_utc

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keyturn.errors import SettingsInvalid
 from keyturn.inventory.errors import InventoryRefused
+from keyturn.inventory.places import file_below
 from keyturn.snapshots.disk import written
 from keyturn.snapshots.errors import SnapshotUnwritable
 from keyturn.snapshots.fetch import fetch_snapshot
@@ -42,7 +43,7 @@ async def fetch_for_run(
     place = await asyncio.to_thread(_folder_below, folder, root)
     kept = place / KEPT / f"{run_id}.jsonl"
     if await asyncio.to_thread(kept.is_file):
-        return kept
+        return await asyncio.to_thread(file_below, str(kept), root)  # a link leads nowhere else
     fetcher = load_fetchers().get(cloud)
     if fetcher is None:
         raise SettingsInvalid(f"there is no fetcher {cloud}: {', '.join(sorted(load_fetchers()))} are there")
@@ -56,7 +57,7 @@ async def fetch_for_run(
     await asyncio.to_thread(_keep, newest, kept)
     if kept_for is not None:
         await asyncio.to_thread(_forget_older, kept.parent, time.time() - kept_for.total_seconds())
-    return kept
+    return await asyncio.to_thread(file_below, str(kept), root)
 
 
 def _folder_below(folder: str, root: Path | None) -> Path:

@@ -155,7 +155,7 @@ async def _report(reports: ExposedKeys, match: Match, source: str) -> bool:
         except UnknownKey as error:
             try:
                 if await reports.note_unknown(key_id, source=source, reported_by=REPORTER, place=match.place):
-                    _log.error("leak_of_an_unknown_key", key_id=key_id, hint=error.hint)
+                    _log.error("leak_of_an_unknown_key", hint=error.hint)
             except InvalidRequest as refused:
                 _log.error("leak_not_reported", because=str(refused), hint=refused.hint)
             continue

@@ -5,15 +5,17 @@ message; a message is delivered by one workflow.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import structlog
+from pydantic import StringConstraints, TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
@@ -25,6 +27,7 @@ from keyturn.jobs.channel import AnyChannel
 from keyturn.notices.channel import Notifier, NotifierContext
 from keyturn.notices.contracts import Notice
 from keyturn.notices.errors import RoutesInvalid
+from keyturn.notices.readings import readable
 from keyturn.notices.routing import NotifySettings, Routes, faults_of_destinations, load_routes
 from keyturn.notices.sources import NoticeSources
 from keyturn.notices.store import NoticeStore
@@ -35,6 +38,9 @@ from keyturn.workers.settings import channels_that_are_on
 from keyturn.workers.settings_faults import faults_of_channels
 
 _log = structlog.get_logger("keyturn.worker")
+# The IDs of the workflows of runs; a schedule's end with the time when it fired.
+_FIRED_AT = re.compile(r"-\d{4}-\d{2}-\d{2}T[0-9:]{8}Z$")
+_RUNS = TypeAdapter(Annotated[str, StringConstraints(pattern=r"^bulk:[A-Za-z0-9._@+=:-]+$", max_length=400)])
 # An approver hears of a decision within a quarter of a minute; a look is some indexed queries.
 LOOK_SECONDS = 10.0
 START_AT_ONCE = 200  # workflows a look: some seconds of a server's time, and the oldest come first
@@ -123,8 +129,11 @@ class TroubledRuns(Protocol):
         ...
 
 
-def _notice_of(run: TroubledRun) -> Notice:
-    run_id = run.workflow_id.rpartition(":")[2]
+def _notice_of(run: TroubledRun, run_id: str | None) -> Notice:
+    """Return the notice of a run; a ValidationError if its ID is none: whoever can write to Temporal may start any."""
+    workflow_id = _RUNS.validate_python(run.workflow_id)
+    # One that failed before it was on record has its schedule's name.
+    run_id = run_id or _FIRED_AT.sub("", workflow_id).rpartition(":")[2]
     failed = run.state == "failed"
     # A run that stays paused is said again each day.
     event = f"run-failed-{run.execution_id}" if failed else f"run-paused-{run.execution_id}-{run.at:%Y-%m-%d}"
@@ -135,8 +144,8 @@ def _notice_of(run: TroubledRun) -> Notice:
         severity="warning",
         tenant_id=run.tenant,
         at=run.at,
-        run_id=run_id[:64],
-        facts=facts if failed else facts | {"continue_by": f"keyturn resume {run.workflow_id}"[:500]},
+        run_id=run_id,
+        facts=facts if failed else facts | {"continue_by": f"keyturn resume {workflow_id}"},
     )
 
 
@@ -213,7 +222,8 @@ class PostOffice:
             return
         if self._troubled_runs is not None:
             runs = await self._troubled_runs(since=max(self._started_at, (since or self._started_at) - LIST_OVERLAP))
-            await self._store.add([_notice_of(run) for run in runs])
+            names = await self._sources.names_of_runs([run.workflow_id for run in runs])
+            await self._store.add(readable(lambda run: _notice_of(run, names.get(run.workflow_id)), runs))
         if self._blocked_jobs is not None:
             await self._store.add(await self._sources.of_blocked(await self._blocked_jobs(), now))
         self._listed_at = now

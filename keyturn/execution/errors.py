@@ -136,6 +136,13 @@ class KeyNotFound(ExecutorError):
     hint = "Look at the user's keys: it was rotated, deactivated or deleted by hand since the job was created."
 
 
+class AnotherKeyNamed(KeyNotFound):
+    """The job was asked for by its key's creation, and a later request gave it the ID of another key."""
+
+    kind = "another_key_named"
+    hint = "Ask again by the ID of the key that is due: the job is closed as failed, and no key was touched."
+
+
 class UserGone(KeyNotFound):
     """The user was deleted since the job was created, and its keys with it: there is nothing to do."""
 

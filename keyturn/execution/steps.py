@@ -27,6 +27,7 @@ from keyturn.execution.contracts import EXECUTION, KeyRotationOrder, KeyState, K
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
+    AnotherKeyNamed,
     CloudRefused,
     CloudUnavailable,
     ForeignKey,
@@ -62,7 +63,8 @@ from keyturn.jobs.errors import JobClosed, StaleClaim, StateRefused
 from keyturn.jobs.leases import JobLeases, claimed_job
 from keyturn.jobs.outbox import BLOCKED_TOPIC, Outbox
 from keyturn.jobs.states import ProgressState
-from keyturn.moments import in_utc
+from keyturn.jobs.store import creation_asked_for
+from keyturn.moments import in_utc, name_by_creation
 from keyturn.policy.line import PolicyLine
 
 # As long as a lease may be. The workflow prolongs it at least twice as often while it waits.
@@ -212,7 +214,7 @@ class KeyRotation:
         self, order: KeyRotationOrder, job: ClaimedJob, user: str, own: str, now: datetime
     ) -> "Record":
         present = await self._keys.list_keys(user)
-        old = self._expect_rotatable(job.key_id, present)
+        old = await self._expect_rotatable(job, present)
         mapping = await self._mapping_of(job, user, own, old.key_id)
         targets = self._targets_of(user, mapping, own)
         self._targets.expect_usable(targets)
@@ -495,7 +497,7 @@ class KeyRotation:
         job = claimed_job(row)
         user = self._keys.user_of(job.account_id, order.cloud_account)
         present = await self._keys.list_keys(user)
-        old = self._expect_rotatable(job.key_id, present)
+        old = await self._expect_rotatable(job, present)
         mapping = await self._mapping_of(job, user, order.cloud_account, old.key_id)
         targets = self._targets_of(user, mapping, order.cloud_account)
         self._targets.expect_usable(targets)
@@ -555,10 +557,13 @@ class KeyRotation:
             raise AnotherAccount(f"the step is of the account {account}, and these credentials of {own}")
         return own
 
-    def _expect_rotatable(self, key_id: str, present: Sequence[CloudKey]) -> CloudKey:
-        key = _find(present, key_id)
+    async def _expect_rotatable(self, job: ClaimedJob, present: Sequence[CloudKey]) -> CloudKey:
+        key = _find(present, job.key_id)
         if key is None:
             raise KeyNotFound("the job's key is not among the user's keys")
+        asked = await creation_asked_for(self._leases.engine, job.job_id)
+        if asked is not None and asked != name_by_creation(key.created_at):
+            raise AnotherKeyNamed(f"the job is for {asked}, and the key that it names was created at another time")
         if not key.is_active:
             raise KeyNotFound("the job's key is inactive: nothing can use it")
         if len(present) >= self._keys.most_keys:

@@ -12,8 +12,9 @@ from keyturn.exposures.contracts import Exposure, KnownKey
 from keyturn.exposures.tables import exposures
 from keyturn.jobs.tables import rotation_jobs
 
-# The newest runs know the keys that there are; a key of an older one is gone, or was rotated.
-RUNS_LOOKED_AT = 10
+# The newest run of an inventory knows the keys that there are; a key of an older one is gone, or was rotated. Where an
+# inventory has a new name each night, these are the last hundred nights.
+SOURCES_LOOKED_AT = 100
 UNKNOWN = ""  # in the place of an account
 
 
@@ -25,11 +26,22 @@ class ExposureStore:
         self._insert = insert_of(engine)
 
     async def add(self, exposure: Exposure) -> bool:
-        """Write that a key was exposed; returns False if that was known: the first report stays."""
+        """Write that a key was exposed; returns False if that was known: the first report stays.
+
+        It was known, too, if the key was reported before anyone knew its account.
+        """
         row = exposure.model_dump() | {"account_id": exposure.account_id or UNKNOWN}
         statement = self._insert(exposures).values(**row).on_conflict_do_nothing()
         async with transaction(self._engine) as connection:
-            return (await connection.execute(statement.returning(exposures.c.key_id))).first() is not None
+            is_added = (await connection.execute(statement.returning(exposures.c.key_id))).first() is not None
+            if not is_added or exposure.account_id is None:
+                return is_added
+            earlier = select(exposures.c.key_id).where(
+                exposures.c.tenant_id == exposure.tenant_id,
+                exposures.c.key_id == exposure.key_id,
+                exposures.c.account_id == UNKNOWN,
+            )
+            return (await connection.execute(earlier)).first() is None
 
     async def exposed(self, *, tenant_id: str) -> Mapping[tuple[str, str], str]:
         """Return the exposed keys of a tenant as account and key ID, each with what found it.
@@ -51,8 +63,16 @@ class ExposureStore:
 
     async def find_key(self, key_id: str, *, tenant_id: str) -> Sequence[KnownKey]:
         """Return the keys of that ID that the newest inventories or the jobs know: several accounts may have one."""
-        newest = select(bulk_runs.c.run_id).where(bulk_runs.c.tenant_id == tenant_id)
-        newest = newest.order_by(bulk_runs.c.created_at.desc()).limit(RUNS_LOOKED_AT)
+        runs, later = bulk_runs.c, bulk_runs.alias().c
+        # Until an inventory is read, what the run before it knew still holds.
+        is_followed = select(later.run_id).where(
+            later.tenant_id == runs.tenant_id,
+            later.source == runs.source,
+            later.created_at > runs.created_at,
+            later.loaded_at.is_not(None),
+        )
+        newest = select(runs.run_id).where(runs.tenant_id == tenant_id, ~is_followed.correlate(bulk_runs).exists())
+        newest = newest.order_by(runs.created_at.desc()).limit(SOURCES_LOOKED_AT)
         items = select(bulk_items.c.account_id, bulk_items.c.facts, bulk_items.c.owner).where(
             bulk_items.c.run_id.in_(newest), bulk_items.c.key_id == key_id
         )

@@ -83,6 +83,22 @@ def _fingerprints_of(row: Mapping[str, Any]) -> Sequence[str]:
     return [_fingerprint(row["tenant_id"], row["account_id"], row["key_id"], kind) for kind in get_args(CredentialKind)]
 
 
+async def creation_asked_for(engine: AsyncEngine, job_id: str) -> str | None:
+    """Return the name by creation under which a job was ordered; None if it was ordered by its key's ID.
+
+    Its ID is then what a later order said, and whoever gave that may have had another key in mind.
+
+    Raises JobStoreUnavailable.
+    """
+    names = (_jobs.tenant_id, _jobs.account_id, _jobs.name_by_creation, _jobs.credential_kind, _jobs.fingerprint)
+    async with transaction(engine) as connection:
+        row = (await connection.execute(select(*names).where(_jobs.job_id == job_id))).mappings().first()
+    if row is None or (name := row["name_by_creation"]) is None or row["account_id"] is None:
+        return None
+    asked = _fingerprint(row["tenant_id"], row["account_id"], name, row["credential_kind"])
+    return str(name) if row["fingerprint"] == asked else None
+
+
 class StoredState(NamedTuple):
     """What a job is at, and its date; None if it has none, or was purged."""
 

@@ -35,6 +35,7 @@ TOPICS: tuple[Topic, ...] = get_args(Topic)
 # How a job ends well: what was opened for it may be closed.
 CLOSING: frozenset[Topic] = frozenset({"rotation.done", "job.cancelled"})
 Severity = Literal["info", "warning", "urgent"]
+MAX_EVENT_ID = 160
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 Fact = Annotated[str, StringConstraints(max_length=500, pattern=ONE_LINE)]
 # What each topic may add; a fact that is not known is left out.
@@ -124,7 +125,7 @@ class Notice(Contract):
         facts: what the topic adds, see `FACTS`; moments are ISO 8601.
     """
 
-    event_id: str = Field(max_length=160)
+    event_id: str = Field(max_length=MAX_EVENT_ID)
     topic: Topic
     severity: Severity
     tenant_id: ShortIdentifier

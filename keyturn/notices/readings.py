@@ -1,15 +1,20 @@
-"""Which row of an audit trail is a notice, and which. Pure."""
+"""Which row of an audit trail is a notice, and which."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+
+import structlog
+from pydantic import ValidationError
 
 from keyturn.execution.contracts import ROLLED_BACK
 from keyturn.execution.plans import hint_of
 from keyturn.execution.trails import Record
 from keyturn.jobs.tables import URGENT
-from keyturn.notices.contracts import Notice, Severity, Topic
+from keyturn.notices.contracts import MAX_EVENT_ID, Notice, Severity, Topic
 
+_log = structlog.get_logger("keyturn.notices")
+_Row = TypeVar("_Row")
 # Events of rotations that people hear of, with the topic and severity of each.
 ROTATION_EVENTS: Mapping[str, tuple[Topic, Severity]] = {
     "approval_requested": ("approval.waits", "warning"),  # also of a disagreement, which has `readings`
@@ -85,7 +90,7 @@ def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: 
         at: when it was found.
     """
     return Notice(
-        event_id=f"blocked-{execution_id}-{kind}"[:160],
+        event_id=f"blocked-{execution_id}-{kind}"[:MAX_EVENT_ID],
         topic="rotation.parked",
         severity="warning",
         tenant_id=row["tenant_id"],
@@ -98,6 +103,32 @@ def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: 
         rotate_by=row["rotate_by"],
         facts={"kind": kind[:500], "look": f"keyturn status {row['job_id']}"},
     )
+
+
+def notice_of_unknown_key(row: Mapping[str, Any]) -> Notice:
+    """Return the notice of an exposed key that no inventory and no job knew."""
+    return Notice(
+        event_id=f"exposed-{row['key_id']}"[:MAX_EVENT_ID],
+        topic="exposure.unknown",
+        severity="urgent",
+        tenant_id=row["tenant_id"],
+        at=row["reported_at"],
+        key_id=row["key_id"],
+        facts={name: _in_one_line(row[name]) for name in ("source", "place", "reported_by") if row[name]},
+    )
+
+
+def readable(read: Callable[[_Row], Notice | None], rows: Iterable[_Row]) -> list[Notice]:
+    """Return the notices of rows; a row that none can hold is left out, and does not hold up the others."""
+    found = []
+    for row in rows:
+        try:
+            notice = read(row)
+        except ValidationError as error:
+            _log.error("notice_unreadable", cause=type(error).__name__)
+            continue
+        found += [] if notice is None else [notice]
+    return found
 
 
 def _of_end(event: str, detail: Mapping[str, Any]) -> tuple[Topic, Severity] | None:

@@ -5,30 +5,35 @@ of its number, so rows of the last two minutes are looked at again. What was fou
 Nothing from before the first look becomes a notice: whoever sets up a channel today hears nothing of last year.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any
 
-import structlog
-from pydantic import ValidationError
 from sqlalchemy import func, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.bulk.tables import bulk_runs
 from keyturn.database import insert_of, rows_of, transaction
 from keyturn.exposures.store import UNKNOWN
 from keyturn.exposures.tables import exposures
 from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import job_audit, rotation_events, rotation_jobs
-from keyturn.notices.contracts import Notice
+from keyturn.notices.contracts import MAX_EVENT_ID, Notice
 from keyturn.notices.dates import PAGE, DateSources, not_noticed
-from keyturn.notices.readings import ROTATION_EVENTS, notice_of_blocked, notice_of_event, notice_of_job_event
+from keyturn.notices.readings import (
+    ROTATION_EVENTS,
+    notice_of_blocked,
+    notice_of_event,
+    notice_of_job_event,
+    notice_of_unknown_key,
+    readable,
+)
 from keyturn.notices.store import NoticeStore
 from keyturn.notices.tables import notice_cursors
 from keyturn.owners import Owners
 from keyturn.policy.line import PolicyLine
 
-_log = structlog.get_logger("keyturn.notices")
 # No transaction is open for so long, and no two machines' clocks differ by so much.
 OVERLAP = timedelta(minutes=2)
 # What blocks a rotation and stands in its trail: it is notified of as `old_key.activated`.
@@ -88,30 +93,31 @@ class NoticeSources:
         """
         silent = [job_id for job_id, (_, kind) in blocked.items() if kind not in _IN_TRAIL]
         query = select(rotation_jobs).where(_jobs.job_id.in_(silent[:PAGE]), _jobs.status.in_(OPEN))
-        rows = map(self._owned, await rows_of(self._engine, query))
-        return [notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now) for row in rows]
+        rows = list(map(self._owned, await rows_of(self._engine, query)))
+        return readable(
+            lambda row: notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now), rows
+        )
+
+    async def names_of_runs(self, workflow_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the IDs of runs by those of their workflows, which a schedule names otherwise.
+
+        Of a run that failed before it was on record, nothing is known. Raises JobStoreUnavailable.
+        """
+        runs = bulk_runs.c
+        query = select(runs.workflow_id, runs.run_id).where(runs.workflow_id.in_(workflow_ids[:PAGE]))
+        return {row["workflow_id"]: row["run_id"] for row in await rows_of(self._engine, query)}
 
     async def _unknown_keys(self, began: datetime) -> Sequence[Notice]:
         """Return notices of exposed keys that no inventory and no job knew: nothing rotates them yet."""
-        event_id = literal("exposed-").concat(_exposed.key_id)
+        event_id = func.substr(literal("exposed-").concat(_exposed.key_id), 1, MAX_EVENT_ID)
         query = (
             select(exposures)
             .where(_exposed.account_id == UNKNOWN, _exposed.reported_at >= literal(began, _exposed.reported_at.type))
             .where(not_noticed(event_id, _exposed.tenant_id))
+            .order_by(_exposed.reported_at, _exposed.key_id)
             .limit(PAGE)
         )
-        return [
-            Notice(
-                event_id=f"exposed-{row['key_id']}"[:160],
-                topic="exposure.unknown",
-                severity="urgent",
-                tenant_id=row["tenant_id"],
-                at=row["reported_at"],
-                key_id=row["key_id"],
-                facts={name: str(row[name])[:500] for name in ("source", "place", "reported_by") if row[name]},
-            )
-            for row in await rows_of(self._engine, query)
-        ]
+        return readable(notice_of_unknown_key, await rows_of(self._engine, query))
 
     async def _gather_jobs(self, store: NoticeStore, now: datetime) -> int:
         """Read the jobs' trail page by page to its end; what is young is read again at the next look."""
@@ -119,7 +125,7 @@ class NoticeSources:
         after, settled = cursor["after_id"], True
         while True:
             rows = await self._page_of_jobs(after, cursor["since"])
-            found = self._readable(notice_of_job_event, rows)
+            found = readable(notice_of_job_event, map(self._owned, rows))
             await store.add(found)
             count += len(found)
             # Up to the first row that is young: one with a lower number may still be written.
@@ -153,22 +159,8 @@ class NoticeSources:
             .limit(PAGE)
         )
         rows = await rows_of(self._engine, query)
-        found = self._readable(notice_of_event, rows)
+        found = readable(notice_of_event, map(self._owned, rows))
         return found, now if len(rows) < PAGE else rows[-1]["recorded_at"]
-
-    def _readable(
-        self, read: Callable[[Mapping[str, Any]], Notice | None], rows: Sequence[Mapping[str, Any]]
-    ) -> list[Notice]:
-        """Return the notices of rows; a row that none can hold is left out, and does not hold up the others."""
-        found = []
-        for row in rows:
-            try:
-                notice = read(self._owned(row))
-            except ValidationError as error:
-                _log.error("notice_unreadable", cause=type(error).__name__)
-                continue
-            found += [] if notice is None else [notice]
-        return found
 
     def _owned(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row with the owner that the key has now."""

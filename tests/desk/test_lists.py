@@ -363,6 +363,29 @@ async def test_a_rotations_page_says_what_holds_what_was_read_and_what_comes_nex
         assert "key_7f3a, as it was decided" in job
 
 
+async def test_names_of_another_tenants_rotations_are_not_shown_where_they_are_chosen(
+    temporal: Client, sqlite: URL, simulator: SimulatorControl
+) -> None:
+    """Decided or resumed together, each choice is answered; one of another tenant's by its ID alone."""
+    async with (
+        place(temporal, sqlite, simulator) as ours,
+        place(temporal, sqlite, simulator) as theirs,
+        ours.open() as url,
+        theirs.open() as other,
+        asking("luna", url) as luna,
+        asking("omar", other) as omar,
+    ):
+        named = await asked(luna, account_id="svc-merger-with-acme", key_id="key_of_the_merger")
+        chosen = named["workflow_id"]
+        for path, data in (
+            ("/rotations/resume", {"choice": chosen}),
+            ("/approvals/decide", {"choice": f"v1:{'0' * 64} {chosen}", "decision": "approve"}),
+        ):
+            answer = await omar.post(path, data=data)
+            assert "0 of 1" in text_of_page(answer), text_of_page(answer)[:300]
+            assert "merger" not in answer.text.replace(chosen, "")
+
+
 async def test_parked_rotations_are_resumed_together_by_an_operator(here: Place) -> None:
     """After an outage: selected on the list, each with its own answer; nobody else is offered it."""
     await here.simulator.fail("quota", times=None)

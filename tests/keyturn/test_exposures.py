@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -151,6 +151,42 @@ async def test_a_key_is_known_by_the_newest_inventories_and_by_jobs(engine: Asyn
         KnownKey("svc-pay", AWS_KEY, "access_key", "payments"),
     ]
     assert await exposures.find_key("AKIANONE", tenant_id="default") == []
+
+
+async def test_a_key_is_found_however_many_other_inventories_were_read_since(engine: AsyncEngine) -> None:
+    """Each schedule reads its own; while a newer one of the same place is being read, the one before still holds."""
+    run: dict[str, Any] = {"task": "decide_rotation", "source_digest": "d", "policy_lines": [], "workflow_id": "w"}
+    run |= {"requested_by": "luna", "tenant_id": "default"}
+    began = datetime.now(UTC) - timedelta(days=1)
+    made: list[tuple[str, str, int, str | None]]
+    made = [(f"r{n}", f"account-{n}.csv", n, f"AKIA{n:016d}") for n in range(30)]
+    made += [("r30", "account-1.csv", 30, "AKIAOTHERKEYOFTHEDAY"), ("r31", "account-2.csv", 31, None)]
+    async with engine.begin() as connection:
+        for run_id, source, minute, key in made:
+            at = began + timedelta(minutes=minute)
+            read = {"run_id": run_id, "source": source, "created_at": at, "loaded_at": at if key else None}
+            await connection.execute(insert(bulk_runs), run | read)
+            item = {"run_id": run_id, "ordinal": 1, "line": 1, "account_id": source, "key_id": key}
+            if key:
+                await connection.execute(insert(bulk_items), item)
+    exposures = ExposureStore(engine)
+    found = [await exposures.find_key(key, tenant_id="default") for _, _, _, key in made if key]
+    assert [index for index, known in enumerate(found) if not known] == [1], "a newer inventory has it no more"
+
+
+async def test_a_key_that_was_reported_before_anyone_knew_it_is_not_new_once_it_is_known(engine: AsyncEngine) -> None:
+    """A copied report must not pass for a new one: that brings cancelled jobs back."""
+    exposures = ExposureStore(engine)
+    mark = Exposure(
+        tenant_id="default", account_id=None, key_id="key_01", source="github", reported_by="scan",
+        reported_at=datetime.now(UTC),
+    )  # fmt: skip
+    known = mark.model_copy(update={"account_id": "svc-pay"})
+    other = known.model_copy(update={"key_id": "key_02"})
+    assert [await exposures.add(one) for one in (mark, known, known, other)] == [True, False, False, True]
+    assert set(await exposures.exposed(tenant_id="default")) == {
+        ("", "key_01"), ("svc-pay", "key_01"), ("svc-pay", "key_02"),
+    }  # fmt: skip
 
 
 async def test_a_mark_stays_and_later_runs_count_the_key_as_compromised(engine: AsyncEngine) -> None:

@@ -866,7 +866,7 @@ async def test_two_keys_of_one_account_are_rotated_at_once(lab: Lab, sqlite_engi
     targets = SecretTargets({"gcpsecrets": lambda: OpenTarget(lab.secrets, reads_back=True)})
     leases, outbox = JobLeases(sqlite_engine), Outbox(sqlite_engine)
     words: dict[str, Any] = {"default_targets": ["gcpsecrets:none"], "known_every": timedelta(0)}
-    words |= {"key_map": KeyMap(tables), "created_within": timedelta(0)}
+    words |= {"key_map": lambda: KeyMap(tables), "created_within": timedelta(0)}
     steps = KeyRotation(lab.keys, targets, leases, outbox, **words)
     rotation = Rotation(lab, steps, JobStore(sqlite_engine), sqlite_engine)
     # The same account, as three inventories name it.

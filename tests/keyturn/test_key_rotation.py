@@ -18,11 +18,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.contracts import CredentialFacts
 from keyturn.database import open_database
 from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyWaits
 from keyturn.execution.errors import (
     AccountMismatch,
     AnotherAccount,
+    AnotherKeyNamed,
     CloudRefused,
     CloudUnavailable,
     ForeignKey,
@@ -44,9 +46,11 @@ from keyturn.jobs.errors import JobClosed, JobHeld, StaleClaim
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.moments import name_by_creation
 from keyturn.targets.file import SecretFiles
 from keyturn.targets.secretsmanager.store import SecretsManager
 from tests.support.aws import ACCOUNT, Aws, Loss, Network, job_for
+from tests.support.cases import order as job_order
 from tests.support.key_rotations import patiently
 from tests.support.servers import fake_server
 
@@ -312,6 +316,33 @@ async def test_what_cannot_be_rotated_is_refused_before_anything_is_changed(
         await steps.plan(order_of(job_id))
     await steps.refuse(job, str(caught.value))
     assert (await audit_details(engine, job_id))[-1] == {"reason": str(caught.value)}
+
+
+async def test_a_job_that_was_given_another_keys_id_is_refused(
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
+) -> None:
+    """A credential report knew the key by its creation; whoever states that date for a key of theirs names that one."""
+    user, old = aws.user()
+    young = aws.client("iam").create_access_key(UserName=user)["AccessKey"]["AccessKeyId"]
+    listed = aws.client("iam").list_access_keys(UserName=user)["AccessKeyMetadata"]
+    [made] = [key["CreateDate"] for key in listed if key["AccessKeyId"] == old]
+    for key_id, is_right in ((young, False), (old, True)):
+        made_by = {"kind": "access_key", "last_rotated_at": made, "observed_at": datetime.now(UTC)}
+        for number, name in enumerate((name_by_creation(made), key_id)):
+            credential = CredentialFacts(key_id=name, **made_by)
+            ordered = job_order(account_id=user).model_copy(update={"credential": credential})
+            stored = await store.create_once(ordered, idempotency_key=f"{user}:{key_id}:{number}", fence=1)
+        job = await steps.claim(order_of(stored.job_id))
+        assert job.key_id == key_id
+        if is_right:
+            with pytest.raises(KeyLimit):  # the user has two: the key itself is the right one
+                await steps.plan(order_of(stored.job_id))
+            continue
+        with pytest.raises(AnotherKeyNamed, match="created at another time"):
+            await steps.plan(order_of(stored.job_id))
+        with pytest.raises(AnotherKeyNamed, match="created at another time"):
+            await steps.record(order_of(stored.job_id), job)
+        await steps.refuse(job, "another key")
 
 
 ELSEWHERE = "999999999999"

@@ -380,6 +380,18 @@ async def test_an_exposed_key_that_no_inventory_names_is_an_urgent_notice_and_on
     assert link(notice, DESK) == f"{DESK}/exposed"
 
 
+async def test_keys_whose_ids_are_as_long_as_may_be_are_said_once_and_hold_up_no_other(
+    engine: AsyncEngine, sources: NoticeSources
+) -> None:
+    held, exposures = NoticeStore(engine), ExposureStore(engine)
+    for key in ("k" * 250, "AKIAOFNOBODY00000000"):
+        mark = {"tenant_id": "default", "account_id": None, "key_id": key, "source": "github", "reported_by": "scan"}
+        await exposures.add(Exposure(**mark, reported_at=datetime.now(UTC)))
+    found = [await sources.gather(held, datetime.now(UTC)) for _ in range(2)]
+    assert found == [2, 0]
+    assert await topics(engine) == ["exposure.unknown"] * 2
+
+
 async def test_what_happened_before_anyone_was_to_hear_of_it_is_no_notice(engine: AsyncEngine, store: JobStore) -> None:
     await made(store, 1)
     sources, held = NoticeSources(engine, Owners()), NoticeStore(engine)

@@ -82,6 +82,16 @@ async def test_a_schedules_maker_chooses_no_place_of_the_workers_machine(tmp_pat
         await fetch_for_run("mars", str(inside), "r", root)
 
 
+async def test_a_link_among_the_snapshots_of_runs_leads_no_run_elsewhere(estate: AwsEstate, tmp_path: Path) -> None:
+    """Whoever may write there puts a file of the machine in the place of a run's snapshot, or the folder elsewhere."""
+    root, secret = tmp_path / "root", tmp_path / "outside.jsonl"
+    (root / "runs").mkdir(parents=True)
+    secret.write_text('{"key_id": "x"}\n')
+    (root / "runs" / "nightly-1.jsonl").symlink_to(secret)
+    with pytest.raises(InventoryRefused):
+        await fetch_for_run("aws", str(root), "nightly-1", root)
+
+
 async def test_a_run_is_loaded_from_its_own_snapshot_with_its_digest(
     estate: AwsEstate, temporal: Client, sqlite_engine: AsyncEngine, tmp_path: Path
 ) -> None:

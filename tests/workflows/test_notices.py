@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,9 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.worker import Worker
 
 from keyturn.activities.deliver_notices import DeliverNotices
+from keyturn.application.rotation_status import plain_kind
 from keyturn.application.rotations import rotate
-from keyturn.application.runs import RunStopped, follow, runs_in_trouble
+from keyturn.application.runs import RunStopped, TroubledRun, follow, runs_in_trouble
 from keyturn.bulk.contracts import BulkSource
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
@@ -363,6 +364,44 @@ async def test_a_run_that_failed_is_reported_though_nothing_is_on_record(
     [event] = [one for one in world.events.values() if one["data"]["tenant_id"] == place.tenant]
     assert event["data"]["facts"] == {"reason": "inventory invalid"}
     assert event["data"]["run_id"].startswith("nightly-")
+
+
+async def test_what_others_wrote_to_temporal_holds_up_no_notice_and_is_not_repeated_in_one(
+    temporal: Client, sqlite_engine: AsyncEngine
+) -> None:
+    """Workflows with IDs that are no run's; and sentences in the place of a kind."""
+
+    def failed(workflow_id: str, tenant: str = "default", reason: str = "max_usd_reached") -> TroubledRun:
+        return TroubledRun(workflow_id, uuid.uuid4().hex, tenant, "paused", datetime.now(UTC), reason)
+
+    names = (
+        "bulk:default:a b",
+        "bulk:default:" + "x" * 600,
+        "bulk:default:\u202e",
+        "bulk:",
+        "other",
+        "bulk:default:x\n",
+    )
+    fired = failed("bulk:default:nightly-2026-11-28T01:00:00Z")
+
+    async def found(**_: Any) -> list[TroubledRun]:
+        return [*map(failed, names), failed("bulk:default:ok", "a tenant"), fired]
+
+    world = World()
+    async with notifying(temporal, sqlite_engine, world, {"to": ["webhook"], "topics": ["run.paused"]}) as office:
+        office._troubled_runs = found
+        await office.look()
+        await settled(office, sqlite_engine)
+    [event] = world.events.values()
+    assert (event["data"]["run_id"], event["data"]["facts"]) == (
+        "nightly", {"reason": "max usd reached", "continue_by": f"keyturn resume {fired.workflow_id}"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ["call +49 30 555 at once", "https://evil.example", "x" * 65, "", "a\n", "\u202ea"])
+def test_a_kind_that_is_a_sentence_is_unforeseen(said: str) -> None:
+    assert plain_kind(said) == "unforeseen"
+    assert plain_kind("max_usd_reached") == "max_usd_reached"
 
 
 async def test_a_run_that_is_paused_is_reported_once_a_day_unless_a_person_paused_it(
