@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from temporalio.client import (
@@ -67,7 +68,9 @@ async def start_or_attach(
         again: start anew although the same question was answered, unless it runs; a job that failed or was cancelled
             is replaced.
     """
-    request = request.model_copy(update={"again": again or request.again})
+    if again or request.again:
+        since = request.asked_again_at or datetime.now(UTC)
+        request = request.model_copy(update={"again": True, "asked_again_at": since})
     start = partial(_start, client, request, task_queue, owner)
     try:
         # Once one has closed, only a failed one may be repeated without a look at what it answered.

@@ -91,7 +91,12 @@ def _list_all(tenant: str, *, as_json: bool) -> None:
 @click.option("--policy", "line", help="Policy line, such as P-7; without it, under every line.")
 @click.option("--until", required=True, help="Last day, such as 2027-01-31, or a time; in UTC.")
 @click.option("--reason", required=True, help="Reason, one line, for reports and auditors.")
-@click.option("--compromised-too", "covers_compromised", is_flag=True, help="Exempt keys that were exposed, too.")
+@click.option(
+    "--compromised-too",
+    "covers_compromised",
+    is_flag=True,
+    help="Exempt the key although it was exposed; needs --key-id.",
+)
 @_user
 @policy_options
 def grant(tenant: str, until: str, user: str | None, policy_dir: Path | None, shipped: bool, **given: Any) -> None:

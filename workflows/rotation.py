@@ -266,7 +266,7 @@ class RotationWorkflow:
             approval=approval,
             trace_id=self._request.trace_id,
             owner=self._request.owner,
-            replaces_before=workflow.info().workflow_start_time if self._request.again else None,
+            replaces_before=self._replaces_before(),
         )
         job = await self._create_job(order)
         if job is None:
@@ -283,6 +283,13 @@ class RotationWorkflow:
             call=assessment.call,
             request_digest=assessment.request_digest,
         )
+
+    def _replaces_before(self) -> datetime | None:
+        """Before when a job of this rotation must have been ordered that gives way to another one."""
+        if not self._request.again:
+            return None
+        began, asked = workflow.info().workflow_start_time, self._request.asked_again_at
+        return began if asked is None else min(began, asked)
 
     async def _create_job(self, order: JobOrder) -> RotationJob | None:
         """Return the one job, or None to decide anew; or end the workflow.

@@ -90,6 +90,11 @@ class Waiting:
         same_wording = request.policy_digest in (None, current.policy_digest)
         if digest == self.status.request_digest and same_wording:
             raise refusal("same_evidence", "the evidence is the same: nothing changes")
+        # A request of last month, asked or copied again, ends no wait for an answer to what was seen since.
+        if request.credential.observed_at < current.credential.observed_at:
+            raise refusal("older_evidence", "the evidence is older than that which the decision waits for")
+        if current.credential.compromised and not request.credential.compromised:
+            raise refusal("exposed_before", "the key was reported as exposed, which no other evidence takes back")
 
     def _expect(self, *phases: str) -> None:
         if self.status.phase not in phases or self._answer is not None:

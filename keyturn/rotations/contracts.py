@@ -43,6 +43,8 @@ class RotationRequest(ModelTask):
     decide_by: Literal["rule_and_model", "rule"] = "rule_and_model"
     # A job of this rotation that failed or was cancelled before it started gets a successor.
     again: bool = False
+    # Since when: a copy of this request, sent to Temporal later, replaces no job that was ordered after it.
+    asked_again_at: AwareDatetime | None = None
     # Who owns the key by the inventory that it came from, where that says so.
     owner: Owner | None = None
     user_proved_by: NameProof = "stated"

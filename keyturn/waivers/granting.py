@@ -37,6 +37,10 @@ def new_waiver(catalogue: Catalogue, fields: Mapping[str, Any], *, now: datetime
     except ValidationError as error:
         raise InvalidRequest(faults=faults_of(error)) from None
     line = None if waiver.line is None else catalogue.current(waiver.line)
+    if not ((waiver.account or "").strip("*") or waiver.key_id or waiver.owner or waiver.line):
+        raise WaiverRefused(f"the account {waiver.account} is every account: name accounts, a key, an owner or a line")
+    if waiver.covers_compromised and waiver.key_id is None:
+        raise WaiverRefused("a waiver that covers exposed keys is for one key: name it, by its ID")
     if waiver.until <= now:
         raise WaiverRefused(f"{waiver.until:%Y-%m-%d} is in the past: give a later day")
     most = MOST_DAYS if line is None else most_days(line)

@@ -40,6 +40,8 @@ REASONS = {
     "other_rotation": "The workflow is of another key, line or asker than the one that was meant.",
     "own_request": "Who asked for a rotation cannot decide on it.",
     "parked_expired": "No operator resumed the rotation in time: it has ended with the error that parked it.",
+    "older_evidence": "The evidence was observed before that of the pending decision: observe the key again first.",
+    "exposed_before": "The key was reported as exposed, and this evidence does not say so: approve or deny what waits.",
     "same_evidence": "The evidence is the one that the pending decision was made from: observe the key again first.",
     "stale_digest": "The pending decision is another one than the one that was reviewed: review it again.",
     "unforeseen": "A failure that no class foresees: see the worker's log at this time.",

@@ -124,6 +124,8 @@ def test_no_one_exempts_keys_of_their_own() -> None:
         ({"line": "SHORT", "until": NOW + timedelta(days=31)}, "a waiver of SHORT lasts 30 days"),
         ({"line": "NEVER", "until": NOW + timedelta(days=1)}, "a waiver of NEVER is not allowed"),
         ({"owner": "omar"}, "omar owns the keys"),
+        ({"account": "*"}, "is every account"),
+        ({"covers_compromised": True}, "is for one key"),
         ({"line": "APPROVED"}, "omar is no approver of APPROVED: priya may grant it"),
     ],
 )
@@ -136,6 +138,11 @@ def test_what_may_not_be_granted_is_refused_with_the_reason(changed: dict[str, A
     given = waiver().model_dump(exclude={"waiver_id", "granted_at"}) | changed
     with pytest.raises(WaiverRefused, match=says):
         new_waiver(Catalogue(lines), given, now=NOW)
+
+
+def test_an_exposed_key_is_exempted_alone_and_by_its_id() -> None:
+    given = waiver().model_dump(exclude={"waiver_id", "granted_at"}) | {"covers_compromised": True, "key_id": "key_01"}
+    assert new_waiver(CATALOGUE, given, now=NOW).scope == "key key_01, account svc-pay-*, compromised keys too"
 
 
 def test_a_waiver_that_names_nothing_or_has_no_end_is_refused_by_field() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import EventType, UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -31,6 +32,7 @@ from keyturn.application.answers import answer
 from keyturn.application.encryption import CONTEXT, EncryptionCodec, names_of
 from keyturn.application.rotation_status import Handle, outcome_of
 from keyturn.application.rotations import start_or_attach
+from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
 from keyturn.llm.boundary import ModelBoundary
 from keyturn.payload_errors import PayloadMoved, PayloadNotAuthentic
@@ -116,6 +118,25 @@ async def test_a_copied_start_under_an_invented_id_ends_by_its_name_and_creates_
             with pytest.raises(RPCError, match="completed"):
                 await send_copy(temporal, invented, "approve", approval)
     assert len(await sqlite_store.jobs(tenant_id="default", limit=10)) == 1
+
+
+async def test_a_copied_start_brings_back_no_job_that_was_cancelled_since(
+    temporal: Client, sqlite_store: JobStore, sqlite_engine: AsyncEngine
+) -> None:
+    """The request itself asked for a successor of what failed; its copy asks for one of what came after it."""
+    queue, said = f"test-{uuid.uuid4().hex}", {"tenant_id": "default", "actor": "omar", "reason": "a fake leak"}
+    async with worker_on(temporal, queue, Script(ELIGIBLE, ELIGIBLE), sqlite_store):
+        begun = (await start_or_attach(temporal, request(), task_queue=queue, again=True)).handle
+        first = await outcome_of(begun)
+        assert isinstance(first, JobCreated)
+        await JobLeases(sqlite_engine).cancel(first.job_id, **said)
+        start, _ = await payloads_of(begun)
+        await start_copy(temporal, start, begun.id, queue)
+        copied = await outcome_of(temporal.get_workflow_handle_for(RotationWorkflow.run, begun.id))
+        assert isinstance(copied, JobCreated)
+        assert (copied.job_id, copied.created) == (first.job_id, False)
+        [job] = await sqlite_store.jobs(tenant_id="default", limit=9)
+        assert job["status"] == "cancelled"
 
 
 async def test_a_copied_approval_is_refused_by_another_rotation(temporal: Client, sqlite_store: JobStore) -> None:

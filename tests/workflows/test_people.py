@@ -40,7 +40,7 @@ from keyturn.rotations.contracts import (
 )
 from keyturn.rotations.outcomes import Failed, JobCreated, Rejected, RotationJob, WaitingForPerson
 from keyturn.tasks.errors import UnknownPromptVersion
-from tests.support.cases import facts, request
+from tests.support.cases import NOW, facts, request
 from tests.support.workers_for_tests import APPROVERS, ELIGIBLE, Claims, Script, with_approval, worker_on
 
 OMAR = "omar"
@@ -355,6 +355,16 @@ async def test_a_denied_decision_makes_no_job(temporal: Client, sqlite_store: Jo
             await answer(here.handle, "approve", Approval(approver=OMAR, digest=status.decision.digest))
 
 
+async def test_an_exposed_key_that_waits_stays_exposed(temporal: Client, sqlite_store: JobStore) -> None:
+    """An inventory of the same night knows nothing of the leak: it ends no wait."""
+    exposed, catalogue = facts(compromised=True), with_approval()
+    async with desk(temporal, Script(ELIGIBLE), sqlite_store, credential=exposed, catalogue=catalogue) as here:
+        await here.at("awaiting_approval")
+        later = exposed.model_copy(update={"compromised": None, "observed_at": NOW + timedelta(hours=1)})
+        listed = here.asked.model_copy(update={"credential": later})
+        assert await here.refused("restate", listed) == "exposed_before"
+
+
 async def test_an_approval_that_nobody_gives_expires(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
     """After a week, by its name; the evidence of then must be asked about anew."""
     async with desk(skipping.client, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:
@@ -386,6 +396,8 @@ async def test_approvals_that_do_not_count_are_refused_by_name_and_change_nothin
         assert await here.refused("abandon", Abandonment(operator=OMAR, reason="x")) == "not_waiting"
         assert await here.refused("restate", here.asked) == "same_evidence"
         assert await here.refused("restate", request(account_id="acct_2")) == "other_rotation"
+        older = here.asked.credential.model_copy(update={"stale": False, "observed_at": NOW - timedelta(days=20)})
+        assert await here.refused("restate", here.asked.model_copy(update={"credential": older})) == "older_evidence"
         assert await status_of(here.handle) == status
         kept = (await here.handle.fetch_history()).events
         # Workflow tasks that carried a refusal may remain, and the end of the audit's own activity; nothing else.
