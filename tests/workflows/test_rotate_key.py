@@ -570,7 +570,7 @@ async def test_our_own_signature_after_a_refused_deactivation_is_no_consumers(
         "sts", **aws.settings() | {"aws_access_key_id": old, "aws_secret_access_key": aws.secret_of(user, old)}
     )
     async with executing(temporal, aws, network, engine) as executions:
-        handle = await start(temporal, executions, quick(executions, job_id, quiet=timedelta(seconds=3)))
+        handle = await start(temporal, executions, quick(executions, job_id, quiet=timedelta(seconds=6)))
         await until(handle, lambda now: now.blocked == "new_key_not_seen")
 
         def used_meanwhile() -> None:
