@@ -118,6 +118,7 @@ class CreateRotationJob:
 
 async def with_stored_state(job: RotationJob, order: JobOrder, state_of: StateOfJob | None) -> RotationJob:
     """Return a job with its state; one that was there already with its own date, where the order has another one."""
+    job = job.model_copy(update={"first_run_id": order.first_run_id})
     if job.created:
         return job.model_copy(update={"job_state": "open"})
     found = None if state_of is None else await state_of(job.job_id)

@@ -188,14 +188,14 @@ class RotationWorkflow:
             try:
                 assessment = await workflow.execute_activity_method(
                     Decide.decide,
-                    self._request,
+                    self._request.model_copy(update={"first_run_id": workflow.info().first_execution_run_id}),
                     summary=f"ask the model under {lines}",
                     **decide_options(self._request),
                 )
             except ActivityError as error:
                 failed = _outcome_of(error)
             else:
-                if assessment.request_digest != request_digest(self._request):
+                if assessment.request_digest != request_digest(self._request) or _is_copied(assessment):
                     raise _failure(_ANSWER_TO_ANOTHER)
                 return assessment
             if isinstance(failed, Failed) and failed.retry_at is not None and limit_waits < MAX_LIMIT_WAITS:
@@ -267,6 +267,7 @@ class RotationWorkflow:
             trace_id=self._request.trace_id,
             owner=self._request.owner,
             replaces_before=self._replaces_before(),
+            first_run_id=workflow.info().first_execution_run_id,
         )
         job = await self._create_job(order)
         if job is None:
@@ -316,7 +317,7 @@ class RotationWorkflow:
             )
             due = f", due in {days} days" if days else ""
             try:
-                return await workflow.execute_activity_method(
+                created = await workflow.execute_activity_method(
                     CreateRotationJob.create_rotation_job,
                     order,
                     summary=f"create the one job{due} under {binding}",
@@ -324,6 +325,10 @@ class RotationWorkflow:
                 )
             except ActivityError as error:
                 failed = _outcome_of(error)
+            else:
+                if not _is_copied(created):
+                    return created
+                failed = _ANSWER_TO_ANOTHER
             ended: Failed | TimedOut | RotationRequest = failed
             if isinstance(failed, Failed) and failed.parks:
                 answer = await self._park(failed)
@@ -340,7 +345,7 @@ class RotationWorkflow:
 
     async def _withdraw_claim(self, order: JobOrder) -> RotationJob | None:
         try:
-            return await workflow.execute_activity_method(
+            found = await workflow.execute_activity_method(
                 WithdrawClaim.withdraw_claim,
                 order,
                 summary="withdraw the order: no late attempt may create a job",
@@ -348,6 +353,9 @@ class RotationWorkflow:
             )
         except ActivityError as error:
             raise _failure(_outcome_of(error)) from None
+        if found is not None and _is_copied(found):
+            raise _failure(_ANSWER_TO_ANOTHER)
+        return found
 
     # -- waiting for a person ---------------------------------------------------------------------------------------
 
@@ -505,6 +513,11 @@ _TO_DECIDE = Failed(
     hint="By rule the key is due, and the model says that it is not. An approver of the policy lines (or an operator "
     "who did not ask, where they name none) reads both beside the wording, and approves, or denies with a reason.",
 )
+
+
+def _is_copied(answer: Assessment | RotationJob) -> bool:
+    """Whether an activity's result is that of an earlier workflow of this ID; one without a run is from before that."""
+    return answer.first_run_id not in {None, workflow.info().first_execution_run_id}
 
 
 def _without_job(assessment: Assessment, decision: GroundedDecision) -> CompletedOutcome:

@@ -96,6 +96,7 @@ class ModelBoundary:
             verdict=judged.verdict,
             catalogue_version=self._catalogue.version,
             request_digest=request_digest(request),
+            first_run_id=request.first_run_id,
             call=judged.call,
             exchange=judged.exchange,
             first_call=None if judged.first is None else judged.first.call,

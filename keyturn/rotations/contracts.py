@@ -48,6 +48,8 @@ class RotationRequest(ModelTask):
     # Who owns the key by the inventory that it came from, where that says so.
     owner: Owner | None = None
     user_proved_by: NameProof = "stated"
+    # See `Assessment`.
+    first_run_id: str | None = Field(default=None, max_length=64)
 
     @model_validator(mode="after")
     def _question_holds_nothing_private(self) -> Self:
@@ -70,6 +72,8 @@ class Assessment(Contract):
     # Where the answer contradicted the evidence, and another one was asked for.
     first_call: CallRecord | None = None
     first_exchange: Exchange | None = None
+    # Temporal's ID of the asking workflow's first run: an answer that an earlier workflow of its ID got is refused.
+    first_run_id: str | None = Field(default=None, max_length=64)
 
 
 class Instruction(Contract):
@@ -183,3 +187,5 @@ class JobOrder(Contract):
     recorded_owner: Owner | None = None
     # A job of this rotation that was ordered before, and failed or was cancelled, is replaced; None replaces none.
     replaces_before: AwareDatetime | None = None
+    # See `Assessment`.
+    first_run_id: str | None = Field(default=None, max_length=64)

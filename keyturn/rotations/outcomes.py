@@ -24,6 +24,8 @@ class RotationJob(Contract):
     tightened: bool = False
     rotate_by: AwareDatetime | None = None
     job_state: str | None = Field(default=None, max_length=16)
+    # Of the workflow that ordered it, as in `Assessment`.
+    first_run_id: str | None = Field(default=None, max_length=64)
 
 
 class JobCreated(Contract):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.activity import defn, info
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import EventType, UpdateWorkflowExecutionLifecycleStage
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -38,8 +39,8 @@ from keyturn.llm.boundary import ModelBoundary
 from keyturn.payload_errors import PayloadMoved, PayloadNotAuthentic
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.policy.grounding import request_digest
-from keyturn.rotations.contracts import Approval, Denial, JobOrder, RotationRequest
-from keyturn.rotations.outcomes import Failed, JobCreated
+from keyturn.rotations.contracts import Approval, Assessment, Denial, JobOrder, RotationRequest
+from keyturn.rotations.outcomes import Failed, JobCreated, RotationJob
 from keyturn.workflows.identity import rotation_ids_of
 from keyturn.workflows.rotation import RotationWorkflow
 from tests.support.boundaries import guarded
@@ -229,6 +230,31 @@ async def test_an_answer_to_another_request_is_refused_by_the_workflow(
     forwards: Any = Forwards(boundary, request())
     activities = rotation_activities(forwards, sqlite_store, catalogue, names_of(temporal))
     async with Worker(temporal, task_queue=queue, workflows=[RotationWorkflow], activities=activities):
+        outcome = await outcome_of((await start_or_attach(temporal, asked, task_queue=queue)).handle)
+    assert isinstance(outcome, Failed)
+    assert outcome.kind == "answer_to_another_request"
+    assert await sqlite_store.jobs(tenant_id="default", limit=10) == []
+
+
+@pytest.mark.parametrize("name", ["decide", "create_rotation_job"])
+async def test_an_activitys_result_of_an_earlier_rotation_of_the_same_id_is_refused_by_the_workflow(
+    temporal: Client, sqlite_store: JobStore, name: str
+) -> None:
+    """Such as a waiver that has ended since, or a job that was cancelled; no late attempt may create another one."""
+    queue, asked, catalogue = f"test-{uuid.uuid4().hex}", request(), load_catalogue()
+    boundary = ModelBoundary({"*": [Script(ELIGIBLE)]}, catalogue, guard=guarded(), record=lambda _: None)
+    decide, create, *others = rotation_activities(boundary, sqlite_store, catalogue, names_of(temporal))
+
+    @defn(name=name)
+    async def copied(given: RotationRequest | JobOrder) -> Assessment | RotationJob:
+        assert given.first_run_id == info().workflow_run_id
+        if isinstance(given, JobOrder):
+            return RotationJob(job_id="job_of_before", created=True, first_run_id="an earlier one")
+        return (await boundary.decide(given, 1)).model_copy(update={"first_run_id": "an earlier one"})
+
+    copied.__annotations__["given"] = RotationRequest if name == "decide" else JobOrder
+    honest = [create] if name == "decide" else [decide]
+    async with Worker(temporal, task_queue=queue, workflows=[RotationWorkflow], activities=[copied, *honest, *others]):
         outcome = await outcome_of((await start_or_attach(temporal, asked, task_queue=queue)).handle)
     assert isinstance(outcome, Failed)
     assert outcome.kind == "answer_to_another_request"
