@@ -117,7 +117,10 @@ class CreateRotationJob:
 
 
 async def with_stored_state(job: RotationJob, order: JobOrder, state_of: StateOfJob | None) -> RotationJob:
-    """Return a job with its state; one that was there already with its own date, where the order has another one."""
+    """Return a job as its workflow gets it: with the order's run, and with its state.
+
+    One that was there already has its own date, where the order has another one.
+    """
     job = job.model_copy(update={"first_run_id": order.first_run_id})
     if job.created:
         return job.model_copy(update={"job_state": "open"})

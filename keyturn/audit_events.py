@@ -1,4 +1,4 @@
-"""What happened, read from the database as one sequence, for an export: rotations and jobs, and what people decreed.
+"""What happened, read from the database as one sequence, for an export: rotations, jobs, and what people decided.
 
 Waivers, freezes, exposures and runs have no trail of their own: their rows say when they began and ended, and by whom.
 """
@@ -34,7 +34,7 @@ class _Source(NamedTuple):
 
     of: str
     table: Table
-    id: str
+    ids: tuple[str, ...]  # which tell its rows apart; the last one is what the event is about
     moments: tuple[_Moment, ...]
 
 
@@ -42,7 +42,7 @@ _SOURCES = (
     _Source(
         "waiver",
         waivers,
-        "waiver_id",
+        ("waiver_id",),
         (
             _Moment(
                 "granted",
@@ -56,7 +56,7 @@ _SOURCES = (
     _Source(
         "freeze",
         freezes,
-        "freeze_id",
+        ("freeze_id",),
         (
             _Moment("started", "started_at", "started_by", ("cloud_account", "reason", "until")),
             _Moment("ended", "ended_at", "ended_by", ()),
@@ -65,13 +65,13 @@ _SOURCES = (
     _Source(
         "exposure",
         exposures,
-        "key_id",
+        ("account_id", "key_id"),  # several accounts may have keys of one ID
         (_Moment("reported", "reported_at", "reported_by", ("account_id", "key_id", "source", "place")),),
     ),
     _Source(
         "run",
         bulk_runs,
-        "run_id",
+        ("run_id",),
         (
             _Moment(
                 "ordered",
@@ -99,10 +99,10 @@ async def events_of(
     Raises:
         JobStoreUnavailable: the database did not answer.
     """
-    read = (_decreed(engine, one, tenant_id) for one in _SOURCES)
+    read = (_events_of_table(engine, one, tenant_id) for one in _SOURCES)
     # Some thousands at most: people write them.
-    decreed = [one for found in await asyncio.gather(*read) for one in found]
-    wanted = (one for one in decreed if one["at"] < until and (since is None or one["at"] >= since))
+    read_all = [one for found in await asyncio.gather(*read) for one in found]
+    wanted = (one for one in read_all if one["at"] < until and (since is None or one["at"] >= since))
     waiting = deque(sorted(wanted, key=_order))
     async for event in job_events(engine, tenant_id=tenant_id, since=since, until=until):
         while waiting and _order(waiting[0]) < _order(event):
@@ -112,7 +112,7 @@ async def events_of(
         yield _written(one)
 
 
-async def _decreed(engine: AsyncEngine, source: _Source, tenant_id: str) -> list[dict[str, Any]]:
+async def _events_of_table(engine: AsyncEngine, source: _Source, tenant_id: str) -> list[dict[str, Any]]:
     query = select(source.table).where(source.table.c.tenant_id == tenant_id)
     return [event for row in await rows_of(engine, query) for event in _events_in(source, row)]
 
@@ -122,9 +122,9 @@ def _events_in(source: _Source, row: Mapping[str, Any]) -> Iterator[dict[str, An
         if row[moment.at] is not None:
             yield {
                 "at": row[moment.at],
-                "event_id": f"{source.of}-{row[source.id]}-{moment.event}",
+                "event_id": "-".join([source.of, *(row[name] for name in source.ids if row[name]), moment.event]),
                 "of": source.of,
-                "id": row[source.id],
+                "id": row[source.ids[-1]],
                 "event": moment.event,
                 "actor": "keyturn" if moment.by is None else row[moment.by],
                 "detail": {name: _plain(row[name]) for name in moment.detail if row[name] not in (None, "")},

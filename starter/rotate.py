@@ -133,10 +133,7 @@ def rotate(
     except KeyboardInterrupt:
         from keyturn.rotations.outcomes import TimedOut
 
-        click.echo(
-            "\nstopped waiting; a started rotation continues: follow it with `keyturn watch ID`",
-            err=True,
-        )
+        click.echo("\nstopped waiting; a started rotation continues: follow it with `keyturn watch ID`", err=True)
         attached, outcome, notes = None, TimedOut(), []
     notes = beside + notes
     for note in notes:

@@ -90,11 +90,14 @@ class Waiting:
         same_wording = request.policy_digest in (None, current.policy_digest)
         if digest == self.status.request_digest and same_wording:
             raise refusal("same_evidence", "the evidence is the same: nothing changes")
-        # A request of last month, asked or copied again, ends no wait for an answer to what was seen since.
-        if request.credential.observed_at < current.credential.observed_at:
-            raise refusal("older_evidence", "the evidence is older than that which the decision waits for")
-        if current.credential.compromised and not request.credential.compromised:
+        seen, known = request.credential, current.credential
+        if known.compromised and not seen.compromised:
             raise refusal("exposed_before", "the key was reported as exposed, which no other evidence takes back")
+        # A request of last month, asked or copied again, ends no wait for an answer to what was seen since. A report of
+        # an exposure counts all the same: the machine that states the time of either may have another clock.
+        is_new_exposure = bool(seen.compromised) and not known.compromised
+        if seen.observed_at < known.observed_at and not is_new_exposure:
+            raise refusal("older_evidence", "the evidence is older than that which the decision waits for")
 
     def _expect(self, *phases: str) -> None:
         if self.status.phase not in phases or self._answer is not None:

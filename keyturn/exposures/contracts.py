@@ -34,9 +34,7 @@ class Exposure(Contract):
     source: Annotated[ShortIdentifier, AfterValidator(expect_no_secret)]
     reported_by: Identifier
     reported_at: AwareDatetime
-    place: (
-        Annotated[str, StringConstraints(max_length=1_000, pattern=ONE_LINE), AfterValidator(expect_no_secret)] | None
-    ) = None
+    place: Place | None = None
 
 
 class KnownKey(NamedTuple):

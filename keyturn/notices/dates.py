@@ -18,7 +18,7 @@ from keyturn.database import rows_of
 from keyturn.jobs.states import OPEN
 from keyturn.jobs.tables import URGENT, rotation_events, rotation_jobs
 from keyturn.notices.contracts import Notice, Severity, Topic
-from keyturn.notices.readings import notice_of_event
+from keyturn.notices.readings import notice_of_event, notice_of_job
 from keyturn.notices.tables import notices
 from keyturn.owners import Owners
 from keyturn.policy.line import PolicyLine
@@ -103,7 +103,7 @@ class DateSources:
             severity: Severity = "warning" if name == "overdue" else "info"
             if name == "overdue" and row["priority"] == URGENT:
                 severity = "urgent"
-            found.append(_job_notice(row, f"{name}-{row['job_id']}", topic, severity, now, facts))
+            found.append(notice_of_job(row, f"{name}-{row['job_id']}", topic, severity, now, facts))
         return found
 
     def _is_waived(self, row: Mapping[str, Any], exempt: Sequence[Waiver], now: datetime) -> bool:
@@ -227,22 +227,3 @@ def not_noticed(event_id: ColumnElement[Any], tenant_id: ColumnElement[Any]) -> 
         notices.c.tenant_id == tenant_id, notices.c.event_id == cast(event_id, String)
     )
     return ~there.correlate_except(notices).exists()
-
-
-def _job_notice(
-    row: Mapping[str, Any], event_id: str, topic: Topic, severity: Severity, at: datetime, facts: dict[str, str]
-) -> Notice:
-    return Notice(
-        event_id=event_id,
-        topic=topic,
-        severity=severity,
-        tenant_id=row["tenant_id"],
-        at=at,
-        owner=row["owner"],
-        account_id=row["account_id"],
-        key_id=row["key_id"],
-        policy_lines=tuple(row["policy_lines"] or ())[:16],
-        job_id=row["job_id"],
-        rotate_by=row["rotate_by"],
-        facts=facts,
-    )

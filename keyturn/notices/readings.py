@@ -64,20 +64,7 @@ def notice_of_job_event(row: Mapping[str, Any]) -> Notice | None:
         facts |= _plan_in(row)
     if topic == "rotation.blocked" and (to_do := hint_of(str(detail["blocked"]), row["job_id"])):
         facts["to_do"] = to_do
-    return Notice(
-        event_id=f"job-{row['audit_id']}",
-        topic=topic,
-        severity=severity,
-        tenant_id=row["tenant_id"],
-        at=row["at"],
-        owner=row["owner"],
-        account_id=row["account_id"],
-        key_id=row["key_id"],
-        policy_lines=tuple(row["policy_lines"] or ())[:16],
-        job_id=row["job_id"],
-        rotate_by=row["rotate_by"],
-        facts=facts,
-    )
+    return notice_of_job(row, f"job-{row['audit_id']}", topic, severity, row["at"], facts)
 
 
 def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: datetime) -> Notice:
@@ -89,10 +76,19 @@ def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: 
         execution_id: of Temporal's; within it, each kind is one notice.
         at: when it was found.
     """
+    event_id = f"blocked-{execution_id}-{kind}"[:MAX_EVENT_ID]
+    facts = {"kind": kind, "look": f"keyturn status {row['job_id']}"}
+    return notice_of_job(row, event_id, "rotation.parked", "warning", at, facts)
+
+
+def notice_of_job(
+    row: Mapping[str, Any], event_id: str, topic: Topic, severity: Severity, at: datetime, facts: dict[str, str]
+) -> Notice:
+    """Return a notice about the key of a job, by the job's row."""
     return Notice(
-        event_id=f"blocked-{execution_id}-{kind}"[:MAX_EVENT_ID],
-        topic="rotation.parked",
-        severity="warning",
+        event_id=event_id,
+        topic=topic,
+        severity=severity,
         tenant_id=row["tenant_id"],
         at=at,
         owner=row["owner"],
@@ -101,7 +97,7 @@ def notice_of_blocked(row: Mapping[str, Any], kind: str, execution_id: str, at: 
         policy_lines=tuple(row["policy_lines"] or ())[:16],
         job_id=row["job_id"],
         rotate_by=row["rotate_by"],
-        facts={"kind": kind[:500], "look": f"keyturn status {row['job_id']}"},
+        facts=facts,
     )
 
 

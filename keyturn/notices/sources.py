@@ -92,11 +92,15 @@ class NoticeSources:
         Raises JobStoreUnavailable. The trail does not say it: what blocks a rotation may be the database itself.
         """
         silent = [job_id for job_id, (_, kind) in blocked.items() if kind not in _IN_TRAIL]
-        query = select(rotation_jobs).where(_jobs.job_id.in_(silent[:PAGE]), _jobs.status.in_(OPEN))
-        rows = list(map(self._owned, await rows_of(self._engine, query)))
-        return readable(
-            lambda row: notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now), rows
-        )
+        found = list[Notice]()
+        for start in range(0, len(silent), PAGE):
+            of_page = _jobs.job_id.in_(silent[start : start + PAGE])
+            rows = await rows_of(self._engine, select(rotation_jobs).where(of_page, _jobs.status.in_(OPEN)))
+            found += readable(
+                lambda row: notice_of_blocked(row, blocked[row["job_id"]][1], blocked[row["job_id"]][0], now),
+                map(self._owned, rows),
+            )
+        return found
 
     async def names_of_runs(self, workflow_ids: Sequence[str]) -> Mapping[str, str]:
         """Return the IDs of runs by those of their workflows, which a schedule names otherwise.

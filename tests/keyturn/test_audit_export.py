@@ -171,7 +171,7 @@ async def test_what_happened_to_rotations_and_jobs_is_in_its_order_page_by_page(
     assert [one["event"] for one in later] == ["event_4", "event_5", "event_6"]
 
 
-async def test_what_people_decreed_is_in_the_export_among_the_rest(engine: AsyncEngine, store: JobStore) -> None:
+async def test_what_people_decided_is_in_the_export_among_the_rest(engine: AsyncEngine, store: JobStore) -> None:
     """Waivers, freezes, exposures and runs, each with who, when and why; of another tenant, nothing."""
     before = NOW - timedelta(days=2)
     waiver = Waiver(
@@ -189,6 +189,8 @@ async def test_what_people_decreed_is_in_the_export_among_the_rest(engine: Async
         tenant_id="default", account_id=None, key_id="AKIA1", source="github", reported_by="scan", reported_at=before
     )
     await ExposureStore(engine).add(exposure)
+    for account in ("svc-a", "svc-b"):  # keys of one ID, in two accounts
+        await ExposureStore(engine).add(exposure.model_copy(update={"account_id": account}))
     run = Run(
         "run-1", "default", "decide_rotation", "/estate/keys.csv", "sha256:ab", (), None, "luna", "rule", None,
         "bulk:default:run-1", again=False, loaded=True, asks=0,
@@ -200,19 +202,20 @@ async def test_what_people_decreed_is_in_the_export_among_the_rest(engine: Async
     until = datetime.now(UTC) + timedelta(minutes=1)
     found = [one async for one in events_of(engine, tenant_id="default", since=None, until=until)]
     assert [one["at"] for one in found] == sorted(one["at"] for one in found)
-    assert [(one["of"], one["event"], one["actor"]) for one in found[:3]] == [
-        ("exposure", "reported", "scan"),
+    assert [(one["of"], one["event"], one["actor"]) for one in found[:5]] == [
+        *[("exposure", "reported", "scan")] * 3,
         ("waiver", "granted", "omar"),
         ("rotation", "parked", "keyturn"),
     ]
-    assert {(one["of"], one["id"], one["event"], one["actor"]) for one in found[3:]} == {
+    assert {(one["of"], one["id"], one["event"], one["actor"]) for one in found[5:]} == {
         ("waiver", "waiver_1", "ended", "vera"),
         ("freeze", freeze_id, "started", "luna"),
         ("freeze", freeze_id, "ended", "luna"),
         ("run", "run-1", "ordered", "luna"),
         ("run", "run-1", "ended", "keyturn"),
     }
-    assert found[1]["detail"]["reason"] == "vendor"
+    assert [one["detail"].get("account_id") for one in found[:3]] == [None, "svc-a", "svc-b"]
+    assert found[3]["detail"]["reason"] == "vendor"
     since = NOW - timedelta(days=1, hours=1)
     later = [one async for one in events_of(engine, tenant_id="default", since=since, until=NOW - timedelta(hours=1))]
     assert [one["event"] for one in later] == ["parked"]

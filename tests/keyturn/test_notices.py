@@ -330,6 +330,16 @@ async def test_a_rotation_that_an_executor_cannot_go_on_with_is_parked_work_of_i
     assert f"see keyturn status {job_id}" in said
 
 
+async def test_of_many_blocked_rotations_each_is_notified_of(
+    store: JobStore, sources: NoticeSources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are for one query."""
+    monkeypatch.setattr("keyturn.notices.sources.PAGE", 2)
+    jobs = {await made(store, number): (f"run-{number}", "target_unusable") for number in range(5)}
+    found = await sources.of_blocked(jobs, datetime.now(UTC))
+    assert sorted(str(one.job_id) for one in found) == sorted(jobs)
+
+
 async def made(store: JobStore, number: int, **changed: Any) -> str:
     ordered = order(credential=facts(key_id=f"key_{number}")).model_copy(update={"owner": "payments", **changed})
     return (await store.create_once(ordered, idempotency_key=f"r:{number}", fence=1)).job_id
@@ -352,7 +362,7 @@ async def test_what_happens_to_a_job_is_found_once_however_often_and_by_however_
 async def test_an_exposed_key_that_no_inventory_names_is_an_urgent_notice_and_one(
     engine: AsyncEngine, sources: NoticeSources
 ) -> None:
-    """Nothing rotates it: somebody must find out whose it is."""
+    """Nothing rotates it: a person must find out whose it is."""
     held, exposures = NoticeStore(engine), ExposureStore(engine)
     for account, key in ((None, "AKIAOFNOBODY00000000"), ("svc-pay", "AKIAOFPAY00000000000")):
         await exposures.add(

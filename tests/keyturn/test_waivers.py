@@ -213,7 +213,7 @@ def holding(**changed: Any) -> Waiver:
 
 @pytest.mark.parametrize("by", ["file", "job", "inventory", "nothing", "another tenant's job"])
 async def test_an_owner_whom_nothing_names_cannot_have_a_waiver(engine: AsyncEngine, store: JobStore, by: str) -> None:
-    """A name that is misspelt would exempt nothing, and nobody would hear of it; capitals do not matter."""
+    """A name that is misspelt would exempt nothing, in silence; capitals do not matter."""
     owners = Owners(KeyMap([KeyMapping(account="svc-x", owner="Payments")] if by == "file" else []))
     if by in {"job", "another tenant's job"}:
         tenant = "default" if by == "job" else "other"

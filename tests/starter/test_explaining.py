@@ -1,11 +1,16 @@
 """`keyturn explain` answers from the encrypted record why a rotation ended as it did."""
 
 import uuid
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from temporalio.client import Client
 
 from keyturn.application.answers import answer
+from keyturn.application.any_id import Summary
 from keyturn.application.connection import connect
 from keyturn.application.requests import id_of
 from keyturn.application.rotation_status import outcome_of
@@ -17,7 +22,8 @@ from keyturn.llm.errors import ProviderUnavailable, QuotaExhausted
 from keyturn.payload_errors import PayloadKeyUnknown
 from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.contracts import Approval, Resumption
-from keyturn.rotations.outcomes import JobCreated, Rejected
+from keyturn.rotations.outcomes import JobCreated, Rejected, TimedOut
+from keyturn.starter.cli import cli
 from keyturn.starter.explain import story_lines
 from keyturn.tasks.registry import load_tasks
 from tests.support.cases import QUESTION, request
@@ -94,6 +100,43 @@ async def test_people_and_failures_are_reported_too(temporal: Client, sqlite_sto
 def test_an_answer_cannot_write_to_the_terminal_that_shows_it() -> None:
     """Escape sequences and the like are replaced; letters of any language stay."""
     assert printable("\x1b[2Jcleared\x9b31m \u202e Schlüssel 鍵") == "\ufffd[2Jcleared\ufffd31m \ufffd Schlüssel 鍵"
+
+
+@pytest.mark.parametrize("command", [["watch"], ["status"]])
+@pytest.mark.parametrize("some_id", ["execute:job_1", "rotate:default:a:k:P-7@1"])
+def test_what_others_wrote_to_temporal_cannot_write_to_the_terminal_that_follows_it(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], some_id: str
+) -> None:
+    """Types of activities, kinds of failures: who can start a workflow there names them."""
+    hostile = "step \x1b]52;c;aGk=\x07 \u202e"
+
+    async def steps(*_: Any) -> AsyncIterator[str]:
+        yield hostile
+
+    async def found(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(id=some_id), None
+
+    async def summary(*_: Any) -> Summary:
+        return Summary("running", (hostile,), True)
+
+    async def progress(*_: Any) -> list[str]:
+        return [hostile]
+
+    async def ended(*_: Any) -> TimedOut:
+        return TimedOut()
+
+    async def connected(*_: Any) -> Any:
+        return SimpleNamespace(id="x")
+
+    monkeypatch.setattr("keyturn.application.connection.connect", connected)
+    for name, instead in (("steps_of", steps), ("handle_of", connected), ("progress_of", progress)):
+        monkeypatch.setattr(f"keyturn.application.following.{name}", instead)
+    for name, instead in (("handle_of_any", found), ("summary_of_any", summary)):
+        monkeypatch.setattr(f"keyturn.application.any_id.{name}", instead)
+    monkeypatch.setattr("keyturn.application.rotation_status.outcome_of", ended)
+    result = CliRunner().invoke(cli, [*command, some_id])
+    assert "step \ufffd]52;c;aGk=\ufffd \ufffd" in result.output, result.output
+    assert not {"\x1b", "\x07", "\u202e"} & set(result.output)
 
 
 async def test_without_the_key_nothing_is_explained(temporal: Client, sqlite_store: JobStore) -> None:

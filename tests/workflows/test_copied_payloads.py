@@ -250,7 +250,9 @@ async def test_an_activitys_result_of_an_earlier_rotation_of_the_same_id_is_refu
         assert given.first_run_id == info().workflow_run_id
         if isinstance(given, JobOrder):
             return RotationJob(job_id="job_of_before", created=True, first_run_id="an earlier one")
-        return (await boundary.decide(given, 1)).model_copy(update={"first_run_id": "an earlier one"})
+        own = await boundary.decide(given, 1)
+        assert own.first_run_id == given.first_run_id, "what an honest worker answers"
+        return own.model_copy(update={"first_run_id": "an earlier one"})
 
     copied.__annotations__["given"] = RotationRequest if name == "decide" else JobOrder
     honest = [create] if name == "decide" else [decide]

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -142,13 +143,15 @@ async def test_the_webhook_takes_a_signed_report_and_answers_by_hash(
     secret = f"aws_access_key_id={KEY} aws_secret_access_key=wJalrXUtnFEMI/K7MDENG"
     matches = [{"token": secret, "type": "aws", "url": "u", "source": "content"}, {"token": "x", "type": "t"}]
     matches.append({"token": "AKIAOFNOBODYKNOWN000", "type": "aws", "url": "https://github.com/o/r/blob/main/.env"})
-    body = json.dumps(matches)
+    body, events = json.dumps(matches), list[str]()
     async with (
         webhook(reports(temporal, sqlite_engine, queue), tmp_path) as http,
         worker_on(temporal, queue, Script(SAID), sqlite_store),
     ):
         for _ in range(2):
-            answer = await http.post(PATH, **signed(body.encode()))
+            with structlog.testing.capture_logs() as logged:
+                answer = await http.post(PATH, **signed(body.encode()))
+            events += [str(event) for event in logged]
             assert answer.status_code == 200
             # Of what is not known, nothing is said: it may be real all the same.
             assert [one["label"] for one in answer.json()] == ["true_positive"]
@@ -156,6 +159,8 @@ async def test_the_webhook_takes_a_signed_report_and_answers_by_hash(
             while (await sqlite_store.jobs(tenant_id="default", limit=10))[0]["priority"] != URGENT:
                 await asyncio.sleep(0.1)
     assert "wJalrXUtnFEMI" not in answer.text + caplog.text
+    assert [one for one in events if "leak_of_an_unknown_key" in one], "it is logged, once it is marked"
+    assert "AKIA" not in "".join(events), "without its ID, which is half of the key"
     rows = await ExposureStore(sqlite_engine).listed(tenant_id="default", limit=10)
     assert "wJalrXUtnFEMI" not in str(rows)
     found = {(row["account_id"], row["key_id"], row["place"]) for row in rows}

@@ -365,6 +365,23 @@ async def test_an_exposed_key_that_waits_stays_exposed(temporal: Client, sqlite_
         assert await here.refused("restate", listed) == "exposed_before"
 
 
+async def test_a_report_of_an_exposure_is_new_evidence_whatever_its_clock_says(
+    temporal: Client, sqlite_store: JobStore
+) -> None:
+    """What waits was observed by a machine whose clock is minutes ahead of that of the one that takes reports."""
+    ahead = facts(observed_at=NOW + timedelta(minutes=4))
+    async with desk(
+        temporal, Script(ELIGIBLE, ELIGIBLE), sqlite_store, credential=ahead, catalogue=with_approval()
+    ) as here:
+        await here.at("awaiting_approval")
+        exposed = ahead.model_copy(update={"compromised": True, "observed_at": NOW})
+        reported = here.asked.model_copy(update={"credential": exposed})
+        await here.handle.execute_update("restate", reported)
+        status = await here.at("awaiting_approval")
+        assert status.credential is not None
+        assert status.credential.compromised
+
+
 async def test_an_approval_that_nobody_gives_expires(skipping: WorkflowEnvironment, sqlite_store: JobStore) -> None:
     """After a week, by its name; the evidence of then must be asked about anew."""
     async with desk(skipping.client, Script(ELIGIBLE), sqlite_store, catalogue=with_approval()) as here:

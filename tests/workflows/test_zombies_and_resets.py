@@ -254,8 +254,9 @@ async def test_a_reset_workflow_finds_its_job(temporal: Client, store: JobStore)
 
 async def test_a_rotation_that_is_decided_again_reports_the_date_of_the_job_that_it_has(store: JobStore) -> None:
     """Decided anew on a later day, on the same evidence: the job keeps its date, and that is the one that counts."""
-    first = order(credential=facts(key_id="key_1"))
+    first = order(credential=facts(key_id="key_1")).model_copy(update={"first_run_id": "run-1"})
     later = order(credential=facts(key_id="key_1", observed_at=NOW + timedelta(days=3)))
+    later = later.model_copy(update={"first_run_id": "run-2"})
     assert first.decision.rotate_by != later.decision.rotate_by
     [own] = rotation_ids_of(first)
     environment, catalogue = ActivityEnvironment(), load_catalogue()
@@ -263,13 +264,14 @@ async def test_a_rotation_that_is_decided_again_reports_the_date_of_the_job_that
     creates = CreateRotationJob(store, catalogue, rotation_ids=rotation_ids_of, state_of=store.state_of)
     withdraws = WithdrawClaim(store, state_of=store.state_of)
     made = await environment.run(creates.create_rotation_job, first)
-    assert (made.created, made.rotate_by) == (True, None)
+    assert (made.created, made.rotate_by, made.first_run_id) == (True, None, "run-1")
     for again in (
         await environment.run(creates.create_rotation_job, later),
         await environment.run(withdraws.withdraw_claim, later),
     ):
         assert again is not None
         assert (again.job_id, again.created, again.rotate_by) == (made.job_id, False, first.decision.rotate_by)
+        assert again.first_run_id == "run-2", "whose answer it is, and not whose job"
     same = await environment.run(creates.create_rotation_job, first)
     assert same.rotate_by is None
     reported = JobCreated(
