@@ -100,16 +100,14 @@ def _expect_rights(connection: Connection) -> None:
     """Raise JobStoreRefused if the role may not use a table: the first write to it would fail, perhaps days later."""
     if connection.dialect.name != "postgresql":
         return
-    # Of the tables beside our own: whoever migrates owns all of them.
+    # Of our own tables alone: another program's may stand beside them, of the same owner, and are not ours to use.
     asked = text(
-        "SELECT needed.name || ' of ' || ours.tablename FROM pg_tables AS ours, "
+        "SELECT needed.name || ' of ' || ours.name "
+        "FROM unnest(CAST(:tables AS text[])) AS ours(name), "
         "unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed(name) "
-        "WHERE (ours.schemaname, ours.tableowner) = (SELECT schemaname, tableowner FROM pg_tables "
-        "WHERE tablename = 'alembic_version' AND schemaname = ANY(current_schemas(false)) LIMIT 1) "
-        "AND ours.tablename <> 'alembic_version' "
-        "AND NOT has_table_privilege(format('%I.%I', ours.schemaname, ours.tablename), needed.name) ORDER BY 1"
+        "WHERE NOT has_table_privilege(to_regclass(quote_ident(ours.name)), needed.name) ORDER BY 1"
     )
-    missing = list(connection.execute(asked).scalars())
+    missing = list(connection.execute(asked, {"tables": list(migrations.TABLES)}).scalars())
     if missing:
         more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
         raise JobStoreRefused(f"the role of DATABASE_URL has no right to {', '.join(missing[:5])}{more}")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn import migrations
 from keyturn.database import database_url, open_database, transaction
 from keyturn.errors import JobStoreRefused, JobStoreUnavailable, SchemaNotCurrent, ValueRefused
 from keyturn.jobs.leases import JobLeases
@@ -43,6 +44,12 @@ def test_a_worker_does_not_start_on_another_schema(database: URL) -> None:
     engine.dispose()
 
 
+def test_the_tables_whose_rights_are_looked_at_are_those_of_the_schema(database: URL) -> None:
+    engine = create_engine(database.set(drivername=database.drivername.replace("+aiosqlite", "")))
+    assert sorted(inspect(engine).get_table_names()) == sorted(["alembic_version", *migrations.TABLES])
+    engine.dispose()
+
+
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_role_without_a_right_is_named_before_the_first_write_fails(database: URL) -> None:
     """With the table and the right; a role that has all of them is well, whoever owns the tables."""
@@ -51,6 +58,7 @@ def test_a_role_without_a_right_is_named_before_the_first_write_fails(database: 
     with engine.begin() as connection:
         connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD '{secret}'"))
         connection.execute(text(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"))
+        connection.execute(text("CREATE TABLE another_programs (id int)"))  # in the same schema, of the same owner
     theirs = database.set(username=role, password=secret)
     try:
         assert check_schema(theirs) == check_schema(database)
@@ -60,6 +68,7 @@ def test_a_role_without_a_right_is_named_before_the_first_write_fails(database: 
             check_schema(theirs)
     finally:
         with engine.begin() as connection:
+            connection.execute(text("DROP TABLE another_programs"))
             connection.execute(text(f"DROP OWNED BY {role}"))
             connection.execute(text(f"DROP ROLE {role}"))
         engine.dispose()
