@@ -24,12 +24,13 @@ from keyturn.keyring import Keyring
 from keyturn.lab.proof.plan import WRONG_NO
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.processes import child
 from keyturn.lab.stack.temporal import dev_server
 from keyturn.labels.sources import LabelSources
 from keyturn.labels.store import LabelStore
 from keyturn.rotations.contracts import Abandonment, Approval, Denial, Resumption, RotationRequest
 from keyturn.rotations.outcomes import RotationOutcome
+from keyturn.web.ports import free_loopback_port
 from keyturn.workers.labels import LabelCollector
 from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from tests.support.cases import NOW, P7
@@ -106,7 +107,7 @@ async def world(
     (policy / "approval.toml").write_text(APPROVAL_LINE)
     keys.write_text(KEYS_TEXT)
     keys.chmod(0o600)
-    monitoring = f"127.0.0.1:{free_port()}"
+    monitoring = f"127.0.0.1:{free_loopback_port()}"
     async with dev_server(keyring=keyring) as client:
         url = database.render_as_string(hide_password=False)
         address = client.service_client.config.target_host

@@ -30,13 +30,13 @@ from keyturn.owners import load_owners
 from keyturn.waivers.errors import JobWaived
 from keyturn.waivers.jobs import WaivedJobs, waived_because
 from keyturn.web.applications import open_server
+from keyturn.web.ports import free_loopback_port
 from keyturn.web.serving import served
 from keyturn.workers.executor_accounts import Account, admission_of, open_accounts
 from keyturn.workers.executor_looks import LOOK_SECONDS, Executions, free_jobs, look_for_jobs
 from keyturn.workers.executor_settings import ExecutorSettings
 from keyturn.workers.metrics import ExecutorMetrics
 from keyturn.workers.monitoring import (
-    free_loopback_port,
     metrics_route,
     readiness_route,
     sdk_runtime,

@@ -10,7 +10,6 @@ They show names and figures only, no question and no key; still, bind them where
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -62,14 +61,6 @@ def sdk_runtime(port: int | None) -> Runtime:
     logs = LoggingConfig(TelemetryFilter(core_level="WARN", other_level="ERROR"), forwarding=forwarded)
     metrics = None if port is None else PrometheusConfig(bind_address=f"127.0.0.1:{port}")
     return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics))
-
-
-def free_loopback_port() -> int:
-    """Return a loopback port that is free at this moment: the SDK does not say which one it took for 0."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Monitoring:

@@ -12,10 +12,11 @@ from temporalio.service import RPCError
 
 from keyturn.application.connection import connect, map_refusals
 from keyturn.application.versioning import builds
+from keyturn.web.ports import free_loopback_port
 from keyturn.web.serving import served
 from keyturn.workers import tracing
 from keyturn.workers.builds import build_id_of
-from keyturn.workers.monitoring import free_loopback_port, sdk_runtime
+from keyturn.workers.monitoring import sdk_runtime
 from keyturn.workers.schema import check_schema
 from keyturn.workers.settings import Settings, load_settings
 from keyturn.workers.telemetry import configure_logging

@@ -31,8 +31,9 @@ from keyturn.lab.proof.plan import STRICTER_LINE
 from keyturn.lab.proof.worker import CLOCKS_DAYS
 from keyturn.lab.stack.embedded import simulator_process, worker_environment
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import StackNotStarted, child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child
 from keyturn.lab.stack.temporal import dev_server_command
+from keyturn.web.ports import free_loopback_port
 from keyturn.workers.schema import migrate
 
 WORKERS = 2
@@ -225,7 +226,7 @@ async def world(
     keys = folder / "payload_keys"
     write_keys(keys)
     keyring = load_keyring(text=None, file=keys, development=True)
-    port = free_port()
+    port = free_loopback_port()
     async with AsyncExitStack() as parts:
         places = [] if control or cluster else parts.enter_context(hosts(WORKERS + 1))
         outside = places[0].outside if places else "127.0.0.1"

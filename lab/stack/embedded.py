@@ -20,9 +20,10 @@ from keyturn.database import database_url
 from keyturn.keyring import Keyring
 from keyturn.keyring_files import DEVELOPMENT_FILE, keyring_from_environment, load_keyring, write_keys
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import StackNotStarted, child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child
 from keyturn.lab.stack.temporal import START_SECONDS, dev_server
 from keyturn.llm.providers import load_providers
+from keyturn.web.ports import free_loopback_port
 from keyturn.workers.schema import migrate
 from keyturn.workers.settings_faults import PLACEHOLDER_KEY
 from keyturn.workflows.identity import stored_id
@@ -96,7 +97,7 @@ async def embedded_stack(
     """
     for name, port in dataclasses.asdict(ports).items():
         _expect_free(name, port)
-    ui_port = ports.ui or free_port()
+    ui_port = ports.ui or free_loopback_port()
     database, keys = _database_and_keys(folder, own_settings=own_settings)
     keyring = keyring_from_environment() if keys is None else load_keyring(text=None, file=keys, development=True)
     where = Path.cwd() if own_settings else folder
@@ -106,7 +107,7 @@ async def embedded_stack(
         if codec:
             around = own_environment("", database, None, keys=keys) if own_settings else {}
             serving = codec_process(
-                ports.codec or free_port(), folder, keys=keys, ui_port=ui_port, where=where, around=around
+                ports.codec or free_loopback_port(), folder, keys=keys, ui_port=ui_port, where=where, around=around
             )
             decoder = await parts.enter_async_context(serving)
         server = dev_server(
@@ -132,7 +133,7 @@ async def embedded_stack(
         ui, page = f"http://127.0.0.1:{ui_port}", None
         if desk:
             environment = environment_of(address, database, simulator, keys=keys) | {"KEYTURN_TEMPORAL_UI": ui}
-            serving = desk_process(ports.desk or free_port(), folder, environment, where=where)
+            serving = desk_process(ports.desk or free_loopback_port(), folder, environment, where=where)
             page = await parts.enter_async_context(serving)
         yield Stack(client, address, ui, simulator, database, keys, keyring, decoder, page, worker)
 

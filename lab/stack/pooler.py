@@ -14,7 +14,8 @@ from typing import Literal
 from sqlalchemy.engine import URL
 
 from keyturn.database import database_url
-from keyturn.lab.stack.processes import StackNotStarted, child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child
+from keyturn.web.ports import free_loopback_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 Mode = Literal["session", "transaction"]
@@ -28,7 +29,7 @@ async def pooled(database: URL, mode: Mode) -> AsyncIterator[URL]:
     """Yield the URL of a database behind PgBouncer; raises StackNotStarted where that is not installed."""
     if PGBOUNCER is None:
         raise StackNotStarted("PgBouncer is not installed here (apt install pgbouncer)")
-    port, given = free_port(), {"host": database.host or database.query.get("host"), "port": database.port}
+    port, given = free_loopback_port(), {"host": database.host or database.query.get("host"), "port": database.port}
     given |= {"user": database.username or "postgres", "password": database.password}
     with tempfile.TemporaryDirectory(prefix="keyturn-pgb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         settings, users, password = Path(folder) / "pgbouncer.ini", Path(folder) / "users", secrets.token_urlsafe(24)

@@ -9,7 +9,8 @@ from temporalio.client import Client
 
 from keyturn.application.connection import TemporalUnreachable, connect
 from keyturn.keyring import Keyring
-from keyturn.lab.stack.processes import StackNotStarted, child, free_port, program
+from keyturn.lab.stack.processes import StackNotStarted, child, program
+from keyturn.web.ports import free_loopback_port
 from keyturn.workflows.visibility import SEARCH_ATTRIBUTES, type_of
 
 # By default the server's transfer queue polls 20 times a second, and each hop of a workflow waits about 45 ms for it.
@@ -47,7 +48,7 @@ async def dev_server(
         StackNotStarted: it did not come up.
     """
     for left in reversed(range(1 if port is not None else STARTS)):
-        at = port or free_port()
+        at = port or free_loopback_port()
         command = dev_server_command(at, ui_port=ui_port, database=database, codec=codec)
         async with child(command, log=log or Path("/dev/null")) as process:
             try:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from keyturn.lab.stack.processes import StackNotStarted, child, free_port
+from keyturn.lab.stack.processes import StackNotStarted, child
+from keyturn.web.ports import free_loopback_port
 from tests.support.simulated import SimulatorControl
 
 OWN_LINE = """
@@ -63,7 +64,7 @@ async def test_dev_stays_until_ctrl_c_and_stops_cleanly(tmp_path: Path) -> None:
     (tmp_path / "policies").mkdir()
     (tmp_path / "policies" / "own.toml").write_text(OWN_LINE)
     (tmp_path / ".env").write_text("KEYTURN_POLICY_DIR=policies\nKEYTURN_TENANT=platform\n")
-    ports = [free_port() for _ in range(5)]
+    ports = [free_loopback_port() for _ in range(5)]
     names = ("--port", "--ui-port", "--simulator-port", "--codec-port", "--desk-port")
     command = [sys.executable, "-m", "keyturn.starter", "dev", "--folder", str(tmp_path / "state")]
     command += [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]

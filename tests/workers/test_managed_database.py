@@ -21,7 +21,7 @@ from keyturn.database import database_url, open_database
 from keyturn.errors import DatabaseReadOnly, JobStoreRefused, JobStoreUnavailable, SettingsInvalid
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from keyturn.lab.stack.processes import free_port
+from keyturn.web.ports import free_loopback_port
 from keyturn.workers.schema import check_schema, migrate
 from tests.support.backups import AFTER, BEFORE, create_job, expect_as_it_was
 from tests.support.cases import order
@@ -94,7 +94,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def primary(folder: Path) -> Iterator[Cluster]:
     """As clouds give one: TLS or nothing, passwords, and a role that owns a database and no more."""
-    made = Cluster(folder / "one", free_port())
+    made = Cluster(folder / "one", free_loopback_port())
     made.hand_over()
     made.run("initdb", "-D", made.folder, "-U", "postgres", "--auth=trust", "--no-sync")
     key = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -126,7 +126,7 @@ def primary(folder: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 def replica(primary: Cluster, folder: Path) -> Iterator[Cluster]:
-    made = Cluster(folder / f"replica-{free_port()}", free_port())
+    made = Cluster(folder / f"replica-{free_loopback_port()}", free_loopback_port())
     source = f"host=127.0.0.1 port={primary.port} user={OWNER} password={PASSWORD} sslmode=require"
     made.run("pg_basebackup", "-d", source, "-D", made.folder, "-R", "--checkpoint=fast", "--no-sync")
     made.start()
@@ -183,11 +183,11 @@ async def test_a_replica_is_told_from_a_primary_at_a_workers_start_and_at_a_writ
 @needs_it
 async def test_a_failover_while_jobs_are_made_makes_each_once(primary: Cluster, folder: Path) -> None:
     """Both hosts are named, as libpq writes it. The replica has all that was confirmed, and becomes the primary."""
-    one = Cluster(folder / "old", free_port())
+    one = Cluster(folder / "old", free_loopback_port())
     source = f"host=127.0.0.1 port={primary.port} user={OWNER} password={PASSWORD} sslmode=require"
     one.run("pg_basebackup", "-d", source, "-D", one.folder, "--checkpoint=fast", "--no-sync")
     one.start()
-    other = Cluster(folder / "new", free_port())
+    other = Cluster(folder / "new", free_loopback_port())
     own = f"host=127.0.0.1 port={one.port} user={OWNER} password={PASSWORD} sslmode=require"
     other.run("pg_basebackup", "-d", own, "-D", other.folder, "-R", "--checkpoint=fast", "--no-sync")
     other.start()

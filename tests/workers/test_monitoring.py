@@ -22,8 +22,9 @@ from keyturn.calls import FailedAttempt
 from keyturn.errors import SettingsInvalid
 from keyturn.lab.stack.embedded import worker_environment
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.processes import child
 from keyturn.rotations.outcomes import JobCreated, TimedOut
+from keyturn.web.ports import free_loopback_port
 from keyturn.web.serving import served
 from keyturn.workers.metrics import ALERTED, CallMetrics, ExecutorMetrics, JobMetrics, percentile
 from keyturn.workers.monitoring import Monitoring
@@ -233,7 +234,10 @@ def monitored(temporal: Client, simulator: SimulatorControl, database: URL, keys
     """The environment of a worker on a queue of its own, whose figures can be read."""
     url = database.render_as_string(hide_password=False)
     settings = worker_environment(temporal.service_client.config.target_host, url, simulator.address, keys=keys)
-    own = {"KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}", "KEYTURN_MONITORING_ADDRESS": f"127.0.0.1:{free_port()}"}
+    own = {
+        "KEYTURN_TASK_QUEUE": f"test-{uuid.uuid4().hex}",
+        "KEYTURN_MONITORING_ADDRESS": f"127.0.0.1:{free_loopback_port()}",
+    }
     return settings | own
 
 

@@ -16,8 +16,9 @@ from keyturn.bulk.tables import bulk_items, bulk_runs
 from keyturn.database import open_database
 from keyturn.jobs.tables import job_audit, rotation_jobs
 from keyturn.lab.stack.embedded import worker_environment
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.processes import child
 from keyturn.lab.stack.temporal import dev_server_command
+from keyturn.web.ports import free_loopback_port
 from tests.support.estates import LINE, estate
 from tests.support.simulated import SimulatorControl
 
@@ -33,7 +34,7 @@ class Parts:
 
     def __init__(self, folder: Path, database: URL, simulator: str, keys: Path) -> None:
         self.folder = folder
-        self.port = free_port()
+        self.port = free_loopback_port()
         url = database.set(drivername="postgresql").render_as_string(hide_password=False)
         environment = worker_environment(f"127.0.0.1:{self.port}", url, simulator, keys=keys)
         # What is being asked when a worker dies is asked again after its heartbeats are missed: 20 s.

@@ -42,9 +42,10 @@ from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import URGENT, outbox, rotation_jobs
 from keyturn.lab.stack.loopback import loopback_client
-from keyturn.lab.stack.processes import child, free_port
+from keyturn.lab.stack.processes import child
 from keyturn.rotations.contracts import Abandonment, Resumption
 from keyturn.targets.secretsmanager.store import SecretsManager
+from keyturn.web.ports import free_loopback_port
 from keyturn.workers.executor import executor
 from keyturn.workers.executor_looks import Executions, look_for_jobs
 from keyturn.workers.executor_settings import ExecutorSettings, load_executor_settings
@@ -729,7 +730,7 @@ async def test_a_secret_that_is_scheduled_for_deletion_is_named(
 async def test_an_executor_serves_its_figures_and_the_sdks(
     temporal: Client, aws: Aws, network: Network, sqlite: URL, keys: Path, tmp_path: Path
 ) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_loopback_port()}"
     environment = {
         **aws.environment(network.address),
         "TEMPORAL_ADDRESS": temporal.service_client.config.target_host,
