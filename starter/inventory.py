@@ -69,12 +69,14 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     counts: dict[str, int] = {}
     ageless, sample = 0, None
     with closing(rejected):
-        for item in items_of(read(read_as), lines, always_ask=not lines, reject=rejected.add):
+        for item in items_of(read(read_as), lines, always_ask=False, reject=rejected.add):
             facts = item.get("facts") or {"age_days": 0}
             ageless += not {"age_days", "last_rotated_at"} & facts.keys()
             outcome = item["outcome"] if item["outcome"] == "bad_row" else (item["reason"] or "to_ask")
+            if not lines and outcome in {"no_line_of_its_kind", "to_ask"}:
+                outcome = "active"
             counts[outcome] = counts.get(outcome, 0) + 1
-            if sample is None and item["outcome"] is None:
+            if sample is None and outcome == "to_ask":
                 sample = item
     form = read_as.format or recognise_source(file)
     asks = counts.get("to_ask", 0) if lines else None
@@ -87,7 +89,7 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
             )
         )
     else:
-        click.echo(f"{file}: {form}, {sum(counts.values()):,} keys and rows")
+        click.echo(f"{file}: {form}, {counted(sum(counts.values()) - counts.get('bad_row', 0), 'key')}")
         for name, count in sorted(counts.items(), key=lambda item: -item[1]):
             click.echo(f"  {count:>9,}  {outcome_in_words(name, count)}")
         if asks is not None:

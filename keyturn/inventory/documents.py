@@ -1,23 +1,21 @@
 """The entries of JSON documents: arrays, listings such as `{"value": [...]}`, and objects, one or several in a file.
 
-They are streamed, whatever their size. A foreign file may be built to crash its reader: its depth, its digits and
-its texts have limits, which are checked before the parser sees them. ijson 3.6 ends the process at an integer of
-4,301 digits, and takes 3.9 GB for 80,000 opening brackets.
+They are streamed, whatever their size, and within limits (`BoundedText`).
 """
 
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import ijson
 
 from keyturn.foreign_json import expect_shallow
+from keyturn.inventory.bounded_text import MAX_LINE, BoundedText
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow
-from keyturn.inventory.text import PEEK, open_text
+from keyturn.inventory.text import open_text
 
 # Where listings have their entries: Microsoft Graph and Azure, Google's REST, AWS.
 LISTS = ("value", "keys", "AccessKeyMetadata", "assets", "results", "items")
@@ -33,24 +31,22 @@ _NEXT = (
     "IsTruncated",
     "skipToken",
 )
-MAX_LINE = 1_000_000  # characters of a row, which has some hundreds: what is longer is none
-MAX_DEPTH = 64  # a Cloud Asset export has eight
-MAX_DIGITS = 400  # of a number: a double has 309 before its point at most
 MAX_MEMBERS = 50_000  # of an entry: Microsoft Graph's own service principal, in every tenant, has over ten thousand
 
 TWICE = "names a member twice: what says two things says nothing"
 _TWICE = object()  # a value that does
 # Members of a key, and of no listing.
 _KEYS_OWN = frozenset({"account_id", "key_id", "keyId", "AccessKeyId", "keyType"})
+_APPLICATION = "appId"
 Entry = BadRow | tuple[int, Mapping[str, Any]]
-_DIGITS = re.compile(rb"[0-9]{%d}" % MAX_DIGITS)
-# RFC 8259 allows four blanks between tokens, and none of the rest anywhere.
-_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
-_TEXTS = re.compile(rb'"[^"]*"')
-_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'"\\[]{}'))
-_NO_STEP = itertools.repeat(0)
-_STEPS = {ord(b"["): 1, ord(b"{"): 1, ord(b"]"): -1, ord(b"}"): -1}
+
+
+class _Page(NamedTuple):
+    """The end of a listing: its place, what it is a page of, and the member by which it says that more follow."""
+
+    line: int
+    listing: object
+    more: str | None
 
 
 def lines_of(file: Path) -> Iterator[Entry]:
@@ -87,16 +83,10 @@ def entries_of(file: Path) -> Iterator[Entry]:
 
 def entries_in(text: TextIO, name: str) -> Iterator[Entry]:
     """Yield the entries of every document in `text`, which errors call `name`."""
-    events = ijson.basic_parse(_Bounded(text, name), multiple_values=True, use_float=True)
+    events = ijson.basic_parse(BoundedText(text, name), multiple_values=True, use_float=True)
     number = itertools.count(1)
     try:
-        for event, value in events:
-            if event == "start_array":
-                yield from _elements(events, number)
-            elif event == "start_map":
-                yield from _listing(events, number)
-            else:
-                yield _entry(next(number), value)
+        yield from _whole(found for event, value in events for found in _entries(events, event, value, number))
     except ijson.JSONError as error:
         what = "holds a number that is too large" if "overflow" in str(error) else "is not JSON from some position on"
         raise InventoryInvalid(f"{name} {what}") from None
@@ -104,22 +94,55 @@ def entries_in(text: TextIO, name: str) -> Iterator[Entry]:
         raise InventoryInvalid(f"{name} holds half of a surrogate pair") from None
 
 
-def _elements(events: Any, number: Iterator[int]) -> Iterator[Entry]:
+def _whole(found: Iterator["Entry | _Page"]) -> Iterator[Entry]:
+    """Yield the entries, and for each page whose next one is missing a BadRow: it would be missed in silence."""
+    awaited: _Page | None = None
+    for one in found:
+        if not isinstance(one, _Page):
+            yield one
+            continue
+        if awaited is not None and awaited.listing != one.listing:
+            yield _incomplete(awaited)
+        awaited = one if one.more else None
+    if awaited is not None:
+        yield _incomplete(awaited)
+
+
+def _incomplete(page: "_Page") -> BadRow:
+    advice = "list all of them; if its other pages are here, too, take their entries out (jq '.value[]')"
+    return BadRow(page.line, f"the listing is one page of several ({page.more}): {advice}", {})
+
+
+def _entries(events: Any, event: str, value: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
+    """Yield the entries of the value that starts with this event."""
+    if event == "start_array":
+        yield from _elements(events, number)
+    elif event == "start_map":
+        yield from _listing(events, number)
+    else:
+        yield _entry(next(number), value)
+
+
+def _elements(events: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
+    """Yield the entries of an array, and of arrays and listings in it: `jq -s` makes one array of several files."""
     for event, value in events:
         if event == "end_array":
             return
-        yield _entry(next(number), _value(events, event, value))
+        yield from _entries(events, event, value, number)
 
 
-def _listing(events: Any, number: Iterator[int]) -> Iterator[Entry]:
-    """Yield the entries of an object that lists them; or the object itself, if it lists none."""
+def _listing(events: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
+    """Yield the entries of an object that lists them; or the object itself, if it lists none.
+
+    An application's `keys` are its own: they do not name it.
+    """
     own: dict[str, Any] = {}
     lists, twice = "", False
     for members, (event, name) in enumerate(events):
         if event == "end_map":
             break
         event, value = next(events)  # noqa: PLW2901 - the member's value follows its name
-        if event == "start_array" and name in LISTS:
+        if event == "start_array" and name in LISTS and _APPLICATION not in own:
             lists = name
             yield from _elements(events, number)
         else:
@@ -134,8 +157,12 @@ def _listing(events: Any, number: Iterator[int]) -> Iterator[Entry]:
         yield _entry(next(number), own)
     elif not _KEYS_OWN.isdisjoint(own):
         yield BadRow(next(number), f"is a key, and lists others as {lists}: no key has such a member", {})
-    elif more := [name for name in _NEXT if own.get(name)]:
-        yield BadRow(next(number), f"the listing is one page of several ({more[0]}): list all of them", {})
+    elif _APPLICATION in own:
+        raise InventoryInvalid(f"a listing names its application behind its {lists}: write {_APPLICATION} before them")
+    else:
+        more = next((name for name in _NEXT if own.get(name)), None)
+        # Microsoft Graph alone says of each page what it is a page of.
+        yield _Page(next(number) if more else 0, own.get("@odata.context") or object(), more)
 
 
 def _entry(number: int, value: Any) -> Entry:
@@ -170,53 +197,6 @@ def _value(events: Any, event: str, value: Any) -> Any:
         if members >= MAX_MEMBERS:
             raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
     return _TWICE if twice else builder.value
-
-
-class _Bounded:
-    """A text as ijson reads it, in bytes of UTF-8, looked at before it does."""
-
-    def __init__(self, text: TextIO, name: str) -> None:
-        self._text = text
-        self._name = name
-        self._depth = self._text_so_far = 0
-        # Of the piece before: its end, a backslash at it, and the quotation mark of a text that it does not end.
-        self._rest = self._carried = self._within_text = b""
-
-    def read(self, size: int = -1) -> bytes:
-        if size == 0:
-            return b""
-        while text := self._text.read(PEEK):
-            piece = text.replace("\ufeff", "").encode()  # concatenated files may each start with a byte order mark
-            if piece:
-                self._look(piece)
-                return piece
-        return b""
-
-    def _look(self, piece: bytes) -> None:
-        around = self._rest + piece
-        if _DIGITS.search(around):
-            raise InventoryInvalid(f"{self._name} holds a number of {MAX_DIGITS} digits or more")
-        if _CONTROLS.search(piece):
-            raise InventoryInvalid(f"{self._name} is not JSON: it holds a control character")
-        self._rest = around[-MAX_DIGITS:]
-        self._look_at_structure(piece)
-        if self._within_text:
-            quote = piece.rfind(b'"')
-            self._text_so_far = self._text_so_far + len(piece) if quote < 0 else len(piece) - quote
-            if self._text_so_far > MAX_LINE:
-                raise InventoryInvalid(f"{self._name} holds a text of over {MAX_LINE:,} characters")
-
-    def _look_at_structure(self, piece: bytes) -> None:
-        piece = self._carried + piece
-        ends = len(piece) - len(piece.rstrip(b"\\"))
-        self._carried = b"\\" if ends % 2 else b""  # what it escapes comes with the next piece
-        piece = _ESCAPED.sub(b"", piece.removesuffix(self._carried)) if b"\\" in piece else piece
-        bare = _TEXTS.sub(b"", self._within_text + piece.translate(None, _ALL_BUT_STRUCTURE))
-        self._within_text = b'"' if b'"' in bare else b""
-        depths = list(itertools.accumulate(map(_STEPS.get, bare.partition(b'"')[0], _NO_STEP), initial=self._depth))
-        self._depth = depths[-1]
-        if max(depths) > MAX_DEPTH:
-            raise InventoryInvalid(f"{self._name} is nested deeper than {MAX_DEPTH} levels")
 
 
 class _NamedTwice(ValueError):

@@ -2,17 +2,19 @@
 
 import csv
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
+from keyturn.inventory.bounded_text import MAX_LINE
 from keyturn.inventory.cells import unescape_formula
-from keyturn.inventory.documents import MAX_LINE
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow
 from keyturn.inventory.sources import load_sources
 
 # Spreadsheets write what their country writes: a comma, a semicolon, a tab.
 _SEPARATORS = ",;\t|"
+_UNNAMED = re.compile(r"Unnamed: \d+")  # as pandas calls a column without a name
 TableRow = tuple[BadRow | tuple[int, list[str]], Sequence[str]]  # with its header
 
 
@@ -54,6 +56,7 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
     taken: list[str] = []  # the lines of the row that is being read
     rows = csv.reader(_noted(lines, taken), delimiter=separator)
     header: list[str] | None = None
+    all_names: list[str] = []  # of the header's cells, empty ones too
     columns: frozenset[str] = frozenset()
     number = 0
     while True:
@@ -84,13 +87,38 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
             row[0] = row[0].removeprefix("\ufeff")  # of a file that was joined behind another one
             if header is None:
                 if not row[0].lower().startswith("sep="):
-                    header = [name.strip() for name in row]
+                    all_names = _header_of(row, number)
+                    header = [name for name in all_names if name]
                     columns = _known() | {name.lower() for name in header}
-            elif len(row) != len(header):
-                reason = f"has {len(row)} cells, and the header {len(header)}"
-                yield BadRow(number, reason, dict(zip(header, row, strict=False))), header
-            elif row[0].strip().lower() not in columns or not _is_header(row, header, columns, number):
-                yield (number, row), header
+            elif isinstance(named := _named_cells(row, all_names), str):
+                yield BadRow(number, named, dict(zip(all_names, row, strict=False))), header
+            elif named[0].strip().lower() not in columns or not _is_header(named, header, columns, number):
+                yield (number, named), header
+
+
+def _header_of(row: Sequence[str], number: int) -> list[str]:
+    """Return the names of a header's columns, "" for one without; raises InventoryInvalid if none has one."""
+    names = [_UNNAMED.sub("", name.strip()) for name in row]
+    if not any(names):
+        raise InventoryInvalid(f"line {number} is the header, and names no column")
+    return names
+
+
+def _named_cells(row: list[str], names: Sequence[str]) -> list[str] | str:
+    """Return a row's cells of the columns that have a name, or what is wrong with it.
+
+    A separator at the ends of lines makes a column without a name or a value, and pandas and R write the numbers of
+    rows in front.
+    """
+    if len(row) == len(names) and all(names):
+        return row
+    needed = max((place + 1 for place, name in enumerate(names) if name), default=0)
+    if len(row) < needed or any(cell.strip() for cell in row[len(names) :]):
+        return f"has {len(row)} cells, and the header {len(names)}"
+    for place, (cell, name) in enumerate(zip(row, names, strict=False)):
+        if not name and cell.strip() and not (place == 0 and cell.strip().isdecimal()):
+            return "has a value in a column without a name"
+    return [cell for cell, name in zip(row, names, strict=False) if name]
 
 
 def _is_header(row: Sequence[str], header: Sequence[str], columns: frozenset[str], number: int) -> bool:

@@ -58,7 +58,7 @@ async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keytu
     """What is in it, how much a policy line decides, and which rows cannot be used: those are written beside it."""
     printed = await keyturn("inventory", "check", inventory, "--policy", LINE)
     assert printed.status == 1
-    assert "csv, 13 keys and rows" in printed.out
+    assert "csv, 11 keys" in printed.out
     assert "6  to ask" in printed.out
     assert "4  inside every window" in printed.out
     assert "2 rows cannot be used: " in printed.err
@@ -66,7 +66,7 @@ async def test_an_inventory_is_looked_at_before_anything_is_asked(keyturn: Keytu
     assert [row["keyturn_line"] for row in rejects] == ["13", "14"]
     assert [row["keyturn_reason"].split(":")[0] for row in rejects] == ["account_id", "age_days"]
     as_json = await keyturn("inventory", "check", inventory, "--json")
-    assert json.loads(as_json.out)["counts"] == {"to_ask": 11, "bad_row": 2}
+    assert json.loads(as_json.out)["counts"] == {"active": 10, "inactive": 1, "bad_row": 2}
     assert "a run asks a model about 6 keys" in printed.out
     assert "no estimate of the cost: KEYTURN_ROUTES and its keys are not set here" in printed.err
 

@@ -7,6 +7,7 @@ credentials are nested; before az 2.37 dates had other names.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keyturn.inventory.documents import LISTS
 from keyturn.inventory.rows import BadRow, InventoryKey, Origin, RowFault, idle_if_expired, key_of
 from keyturn.inventory.source import Entries, Inventory, Row, Source
 
@@ -31,13 +32,16 @@ def _keys_of(line: int, row: Mapping[str, Any], inventory: Inventory, origin: Or
 def _credentials_in(row: Mapping[str, Any]) -> Iterator[Mapping[str, Any] | str]:
     """Yield an entry's credentials, or the name of a member that has none to read.
 
-    PowerShell writes a list of one credential as the credential.
+    PowerShell writes a list of one credential as the credential, or as an object of its count and the list.
     """
     nested = [name for name in _NESTED if name in row]
+    nested += [name for name in LISTS if isinstance(row.get(name), list)]  # an application beside its own listing
     if not nested:
         yield row
     for name in nested:
-        found = [row[name]] if isinstance(row[name], dict) else row[name]
+        found = row[name]
+        if isinstance(found, dict):
+            found = found["value"] if isinstance(found.get("value"), list) else [found]
         if found is not None and not isinstance(found, list):
             yield name
             continue

@@ -19,6 +19,10 @@ _ASSET_TYPE = "iam.googleapis.com/ServiceAccountKey"
 # Google disables a key that was found in public by itself: age does not matter then, and neither does that it is off.
 _EXPOSED = ("EXPOSED", "COMPROMISE_DETECTED")
 _SYSTEM_MANAGED = 2  # of the enumeration, as protobuf's plain objects have it
+# How a protobuf Struct names its values; what a key has is none of the last two.
+_TYPED = {
+    f"{kind}{value}" for kind in ("string", "bool", "number", "null", "list", "struct") for value in ("Value", "_value")
+}
 _CAMEL = {
     "key_type": "keyType",
     "valid_after_time": "validAfterTime",
@@ -81,7 +85,23 @@ def _fields_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
     for version in versions if isinstance(versions, list) else ():
         if data is None and isinstance(version, dict) and isinstance(version.get("resource"), dict):
             data = version["resource"]
-    return data if isinstance(data, dict) else row
+    return _plain_struct(data) if isinstance(data, dict) else row
+
+
+def _plain_struct(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the members of a protobuf Struct as any JSON has them: some clients write each with its type.
+
+    Raises RowFault for what is neither (protobuf.dev/reference/protobuf/google.protobuf/#struct).
+    """
+    fields = data.get("fields")
+    if set(data) != {"fields"} or not isinstance(fields, dict):
+        return data
+    plain = {}
+    for name, value in fields.items():
+        if not isinstance(value, dict) or len(value) != 1 or not set(value) <= _TYPED:
+            raise RowFault(f"resource.data: {name[:40]!a} has no type of protobuf's values")
+        plain[name] = next(iter(value.values()))
+    return plain
 
 
 def _spelt(fields: Mapping[str, Any]) -> Mapping[str, Any]:
