@@ -31,7 +31,10 @@ from keyturn.ledger.tables import call_records
 from keyturn.rotations.outcomes import JobCreated, RotationOutcome
 from keyturn.workflows.rotation import RotationWorkflow
 
-END_SECONDS = 30.0  # whatever still runs after the last operation ends within seconds
+# Whatever still runs after the last operation ends within seconds; but what waits to write its event between attempts
+# (`record_options`) waits, after a series of outages, for about as long again as that series lasted: up to two minutes.
+END_SECONDS = 150.0
+OUTCOME_SECONDS = 30.0  # of a workflow that has ended
 # A worker writes its calls in batches behind their answers (keyturn/ledger/recorder.py), within seconds if it is busy.
 # The rows of a worker that was killed never come, and no proof waits longer for those.
 LEDGER_SECONDS = 10.0
@@ -107,8 +110,8 @@ async def facts_of(
     await engine.dispose()
     of_runs = {account for one in seen if one.operation.kind.asked == "bulk" for account in one.operation.accounts}
     by_run = [job for account in of_runs for job in jobs.get(account, [])]
-    reported = {job["job_id"]: await _outcome(client, job["idempotency_key"]) for job in by_run}
     running = await _running(client)
+    reported = {job["job_id"]: await _outcome(client, job["idempotency_key"]) for job in by_run}
     return Facts(jobs, audits, messages, events, reported, running, asked, bent, recorded, said, paid, written, endings)
 
 
@@ -132,7 +135,7 @@ async def _ledger(engine: AsyncEngine, asked: Counter[str]) -> tuple[Counter[str
 
 async def _outcome(client: Client, workflow_id: str) -> RotationOutcome | None:
     with suppress(TimeoutError, RPCError):
-        async with asyncio.timeout(END_SECONDS):
+        async with asyncio.timeout(OUTCOME_SECONDS):
             return await outcome_of(client.get_workflow_handle_for(RotationWorkflow.run, workflow_id))
     return None
 
