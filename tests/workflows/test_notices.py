@@ -72,6 +72,22 @@ class World:
         self.chat: list[Any] = []
         self.cards: list[Any] = []
         self.refuses = False
+        self.is_down = False
+        self.turned_away: Counter[str] = Counter()  # requests that came while all were down, by path
+
+    def middleware(self) -> Any:
+        @web.middleware
+        async def unless_down(http: web.Request, handler: Any) -> web.StreamResponse:
+            if not self.is_down:
+                answer: web.StreamResponse = await handler(http)
+                return answer
+            self.turned_away[http.path] += 1
+            if self.turned_away[http.path] % 2:
+                assert http.transport is not None
+                http.transport.abort()
+            return web.Response(status=503)
+
+        return unless_down
 
     async def hook(self, http: web.Request) -> web.StreamResponse:
         body = await http.read()
@@ -113,10 +129,10 @@ def _now() -> float:
 
 @asynccontextmanager
 async def notifying(
-    client: Client, engine: AsyncEngine, world: World, *tables: dict[str, Any]
+    client: Client, engine: AsyncEngine, world: World, *tables: dict[str, Any], queue: str | None = None
 ) -> AsyncIterator[PostOffice]:
     """A worker for notices, and what looks for them."""
-    application = web.Application()
+    application = web.Application(middlewares=[world.middleware()])
     application.router.add_post("/hook", world.hook)
     application.router.add_post("/v2/enqueue", world.pager)
     application.router.add_post("/v2/change/enqueue", world.pager)
@@ -133,14 +149,16 @@ async def notifying(
         notifications = Notifications(
             routes, notifiers, alone=frozenset({"webhook", "pagerduty"}), closing=frozenset({"pagerduty"})
         )
-        async with working(client, engine, notifications) as office:
+        async with working(client, engine, notifications, queue) as office:
             yield office
 
 
 @asynccontextmanager
-async def working(client: Client, engine: AsyncEngine, notifications: Notifications) -> AsyncIterator[PostOffice]:
+async def working(
+    client: Client, engine: AsyncEngine, notifications: Notifications, queue: str | None = None
+) -> AsyncIterator[PostOffice]:
     """A worker that delivers by these channels, and what looks for notices."""
-    queue = f"test-{uuid.uuid4().hex}"
+    queue = queue or f"test-{uuid.uuid4().hex}"
     deliver = DeliverNotices(SentNotices(NoticeStore(engine), notifications))
     office = PostOffice(engine, Owners(), notifications, NoticeStarts(client, queue))
     await office.start()
@@ -232,6 +250,35 @@ async def test_over_a_network_that_loses_a_third_of_the_answers_each_event_has_i
         text = " ".join(different)
         hidden = sum(map(int, re.findall(r"and (\d+) more\b(?! kinds)", text)))
         assert len(re.findall(r"key\W*_\d of acct", text)) + hidden == 6 * len(wanted), "each event of each key, once"
+
+
+async def test_while_every_receiver_is_down_nothing_is_lost_and_afterwards_each_event_has_its_effect_once(
+    temporal: Client, engine: AsyncEngine, store: JobStore
+) -> None:
+    """In the order of each key; though the worker was replaced meanwhile."""
+    world, queue = World(), f"test-{uuid.uuid4().hex}"
+    world.is_down = True
+    tables: list[dict[str, Any]] = [
+        {"to": ["webhook", "pagerduty:security"]},
+        {"to": ["slack:payments", "teams:payments"], "owners": ["payments"], "digest_minutes": 0},
+    ]
+    async with notifying(temporal, engine, world, *tables, queue=queue) as office:
+        await asyncio.gather(*(rotated(engine, store, number) for number in range(3)))
+        await office.look()
+        async with asyncio.timeout(60):
+            while len(world.turned_away) < 4 or min(world.turned_away.values()) < 2:
+                await asyncio.sleep(0.05)
+    assert (world.events, world.incidents, world.chat, world.cards) == ({}, {}, [], [])
+    async with notifying(temporal, engine, world, *tables, queue=queue) as office:
+        await office.look()
+        world.is_down = False
+        await settled(office, engine)
+    wanted = ["job.created", "rotation.began", "rotation.blocked", "old_key.deactivated", "rotation.done"]
+    for number in range(3):
+        assert [kind for key, kind in world.order if key == f"key_{number}"] == [f"dev.keyturn.{one}" for one in wanted]
+    assert [(actions[0], actions[-1]) for actions in world.incidents.values()] == [("trigger", "resolve")] * 3
+    assert await NoticeStore(engine).dead_letters(tenant_id="default", limit=10) == []
+    assert (len(world.chat), len(world.cards)) == (1, 1), "one digest of one owner, and none twice"
 
 
 async def test_over_such_a_network_each_job_has_one_issue_with_each_event_once(
