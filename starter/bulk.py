@@ -29,6 +29,7 @@ from keyturn.starter.inventory_options import (
     observed,
     policies_option,
     print_rejects,
+    print_unused_options,
     question_option,
     rejects_beside,
     rejects_file,
@@ -115,11 +116,13 @@ def bulk(
     digest = asyncio.run(digest_of(source, file))
     run_id = name or f"run-{hashlib.sha256(f'{tenant} {digest}'.encode()).hexdigest()[:16]}"
     order = validate(lambda: BulkOrder(run_id=run_id, tenant_id=tenant, max_usd=max_usd, offline=offline))
-    rejected = Rejects(rejects or rejects_beside(file))
+    form = None if task != "decide_rotation" else source.format or recognise_source(file)
+    print_unused_options(form, access_keys=given["access_keys"], account_id=source.account_id)
+    rejected = Rejects(rejects or rejects_beside(file, form))
     with closing(rejected):
         run = with_database(lambda engine: _load(engine, source, order, rejected, digest))
     print_rejects(rejected)
-    if task == "decide_rotation" and source.access_keys is None and (source.format or recognise_source(file)) == "aws":
+    if form == "aws" and source.access_keys is None:
         click.echo(WITHOUT_KEY_IDS, err=True)
     outcome = _run(order, watch=not detach, asks=run.asks, as_json=as_json)
     if as_json:

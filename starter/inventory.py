@@ -19,6 +19,7 @@ from keyturn.starter.inventory_options import (
     moment_of,
     observed,
     print_rejects,
+    print_unused_options,
     rejects_beside,
     rejects_file,
 )
@@ -65,7 +66,9 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
     read_as = _inventory(file, given)
     catalogue = load_local_settings().load_catalogue() if policies else None
     lines = [] if catalogue is None else [catalogue.current(line_id) for line_id in dict.fromkeys(policies)]
-    rejected = Rejects(rejects or rejects_beside(file))
+    form = read_as.format or recognise_source(file)
+    print_unused_options(form, access_keys=read_as.access_keys, account_id=read_as.account_id)
+    rejected = Rejects(rejects or rejects_beside(file, form))
     counts: dict[str, int] = {}
     ageless, sample = 0, None
     with closing(rejected):
@@ -78,7 +81,6 @@ def check(file: Path, policies: tuple[str, ...], as_json: bool, rejects: Path | 
             counts[outcome] = counts.get(outcome, 0) + 1
             if sample is None and outcome == "to_ask":
                 sample = item
-    form = read_as.format or recognise_source(file)
     asks = counts.get("to_ask", 0) if lines else None
     cost = None if not asks else _cost(lines, sample, asks)
     if as_json:

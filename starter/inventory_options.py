@@ -70,9 +70,27 @@ def moment_of(text: str | None) -> datetime | None:
     return moment
 
 
-def rejects_beside(file: Path) -> Path:
-    """Return where rows that cannot be used go by default."""
-    return file.with_name(f"{file.stem}.rejects{'.csv' if file.suffix == '.csv' else '.jsonl'}")
+def rejects_beside(file: Path, form: str | None) -> Path:
+    """Return where rows that cannot be used go by default, in the form in which they are read again.
+
+    Args:
+        file: the inventory, or a scan.
+        form: the inventory's format; None for a scan.
+    """
+    from keyturn.inventory.read import holds_table
+
+    is_table = form is not None and holds_table(file, form)
+    return file.with_name(f"{file.stem}.rejects{'.csv' if is_table else '.jsonl'}")
+
+
+def print_unused_options(form: str | None, *, access_keys: Path | None, account_id: str | None) -> None:
+    """Say which options have no meaning for an inventory of this format; None for a scan."""
+    if form is None:
+        return
+    if access_keys is not None and form != "aws":
+        click.echo(f"--access-keys is not used: it is for AWS's credential report, and this is {form}", err=True)
+    if account_id is not None and form not in {"azure", "jsonl"}:
+        click.echo(f"--account is not used: it is for Azure's listings, and this is {form}", err=True)
 
 
 def print_rejects(rejected: Any) -> None:

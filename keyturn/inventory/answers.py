@@ -56,7 +56,7 @@ def _generation_times(file: Path) -> list[str | None]:
         if isinstance(entry, BadRow) or "Content" not in entry[1]:
             raise InventoryInvalid(f"{file} holds an answer that is no output of get-credential-report")
         made = entry[1].get("GeneratedTime")
-        times.append(made if isinstance(made, str) else None)
+        times.append(None if made is None else str(made))  # a number is refused as no moment
     return times
 
 

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import ijson
 
@@ -37,16 +37,9 @@ TWICE = "names a member twice: what says two things says nothing"
 _TWICE = object()  # a value that does
 # Members of a key, and of no listing.
 _KEYS_OWN = frozenset({"account_id", "key_id", "keyId", "AccessKeyId", "keyType"})
-_APPLICATION = "appId"
+# Where an application's own listing stands beside its ID, as Microsoft's tools and people call it.
+APPLICATION_IDS = frozenset({"appId", "clientId", "applicationId", "application_id", "client_id"})
 Entry = BadRow | tuple[int, Mapping[str, Any]]
-
-
-class _Page(NamedTuple):
-    """The end of a listing: its place, what it is a page of, and the member by which it says that more follow."""
-
-    line: int
-    listing: object
-    more: str | None
 
 
 def lines_of(file: Path) -> Iterator[Entry]:
@@ -75,18 +68,28 @@ def lines_of(file: Path) -> Iterator[Entry]:
             yield (line, found) if isinstance(found, dict) else BadRow(line, "is not an object", {})
 
 
-def entries_of(file: Path) -> Iterator[Entry]:
-    """Yield the entries of every document of a file, counted from 1; raises InventoryInvalid."""
+def entries_of(file: Path, *, of_one_application: bool = False) -> Iterator[Entry]:
+    """Yield the entries of every document of a file, counted from 1.
+
+    Args:
+        file: to be read.
+        of_one_application: whether all are one application's, which the caller names: two listings are of two.
+
+    Raises:
+        InventoryInvalid: it cannot be read, or has several listings of one application.
+    """
     with open_text(file) as text:
-        yield from entries_in(text, str(file))
+        yield from entries_in(text, str(file), of_one_application=of_one_application)
 
 
-def entries_in(text: TextIO, name: str) -> Iterator[Entry]:
+def entries_in(text: TextIO, name: str, *, of_one_application: bool = False) -> Iterator[Entry]:
     """Yield the entries of every document in `text`, which errors call `name`."""
-    events = ijson.basic_parse(BoundedText(text, name), multiple_values=True, use_float=True)
-    number = itertools.count(1)
+    documents = _Documents(ijson.basic_parse(BoundedText(text, name), multiple_values=True, use_float=True))
     try:
-        yield from _whole(found for event, value in events for found in _entries(events, event, value, number))
+        for found in documents.entries():
+            if of_one_application and documents.listings > 1:
+                raise InventoryInvalid(f"{name} holds several listings, and --account names one application")
+            yield found
     except ijson.JSONError as error:
         what = "holds a number that is too large" if "overflow" in str(error) else "is not JSON from some position on"
         raise InventoryInvalid(f"{name} {what}") from None
@@ -94,75 +97,77 @@ def entries_in(text: TextIO, name: str) -> Iterator[Entry]:
         raise InventoryInvalid(f"{name} holds half of a surrogate pair") from None
 
 
-def _whole(found: Iterator["Entry | _Page"]) -> Iterator[Entry]:
-    """Yield the entries, and for each page whose next one is missing a BadRow: it would be missed in silence."""
-    awaited: _Page | None = None
-    for one in found:
-        if not isinstance(one, _Page):
-            yield one
-            continue
-        if awaited is not None and awaited.listing != one.listing:
-            yield _incomplete(awaited)
-        awaited = one if one.more else None
-    if awaited is not None:
-        yield _incomplete(awaited)
+class _Documents:
+    """The documents of a file, by the events of their parser; `listings` is how many lists with entries there were."""
 
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._number = itertools.count(1)
+        self._lists: list[bool] = []  # of each list that is open, whether it has an entry
+        self.listings = 0
 
-def _incomplete(page: "_Page") -> BadRow:
-    advice = "list all of them; if its other pages are here, too, take their entries out (jq '.value[]')"
-    return BadRow(page.line, f"the listing is one page of several ({page.more}): {advice}", {})
+    def entries(self) -> Iterator[Entry]:
+        for event, value in self._events:
+            yield from self._from(event, value)
 
-
-def _entries(events: Any, event: str, value: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
-    """Yield the entries of the value that starts with this event."""
-    if event == "start_array":
-        yield from _elements(events, number)
-    elif event == "start_map":
-        yield from _listing(events, number)
-    else:
-        yield _entry(next(number), value)
-
-
-def _elements(events: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
-    """Yield the entries of an array, and of arrays and listings in it: `jq -s` makes one array of several files."""
-    for event, value in events:
-        if event == "end_array":
-            return
-        yield from _entries(events, event, value, number)
-
-
-def _listing(events: Any, number: Iterator[int]) -> Iterator["Entry | _Page"]:
-    """Yield the entries of an object that lists them; or the object itself, if it lists none.
-
-    An application's `keys` are its own: they do not name it.
-    """
-    own: dict[str, Any] = {}
-    lists, twice = "", False
-    for members, (event, name) in enumerate(events):
-        if event == "end_map":
-            break
-        event, value = next(events)  # noqa: PLW2901 - the member's value follows its name
-        if event == "start_array" and name in LISTS and _APPLICATION not in own:
-            lists = name
-            yield from _elements(events, number)
+    def _from(self, event: str, value: Any) -> Iterator[Entry]:
+        """Yield the entries of the value that starts with this event."""
+        if event == "start_array":
+            yield from self._elements()
+        elif event == "start_map":
+            yield from self._listing()
         else:
-            twice = twice or name in own
-            own[name] = _value(events, event, value)
-            twice = twice or own[name] is _TWICE
-        if members >= MAX_MEMBERS:
-            raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
-    if twice:
-        yield BadRow(next(number), TWICE, {})
-    elif not lists:
-        yield _entry(next(number), own)
-    elif not _KEYS_OWN.isdisjoint(own):
-        yield BadRow(next(number), f"is a key, and lists others as {lists}: no key has such a member", {})
-    elif _APPLICATION in own:
-        raise InventoryInvalid(f"a listing names its application behind its {lists}: write {_APPLICATION} before them")
-    else:
-        more = next((name for name in _NEXT if own.get(name)), None)
-        # Microsoft Graph alone says of each page what it is a page of.
-        yield _Page(next(number) if more else 0, own.get("@odata.context") or object(), more)
+            yield self._entry(value)
+
+    def _entry(self, value: Any) -> Entry:
+        if self._lists and not self._lists[-1]:
+            self._lists[-1] = True
+            self.listings += 1
+        return _entry(next(self._number), value)
+
+    def _elements(self) -> Iterator[Entry]:
+        """Yield the entries of an array, and of arrays and listings in it: `jq -s` makes one array of several files."""
+        self._lists.append(False)
+        for event, value in self._events:
+            if event == "end_array":
+                break
+            yield from self._from(event, value)
+        self._lists.pop()
+
+    def _listing(self) -> Iterator[Entry]:
+        """Yield the entries of an object that lists them; or the object itself, if it lists none.
+
+        An application's `keys` are its own: they do not name it. An empty object is a listing of none: so does Google
+        answer for an account without keys.
+        """
+        own: dict[str, Any] = {}
+        lists, twice = "", False
+        for members, (event, name) in enumerate(self._events):
+            if event == "end_map":
+                break
+            event, value = next(self._events)  # noqa: PLW2901 - the member's value follows its name
+            if event == "start_array" and name in LISTS and APPLICATION_IDS.isdisjoint(own):
+                lists = name
+                yield from self._elements()
+            else:
+                twice = twice or name in own
+                own[name] = _value(self._events, event, value)
+                twice = twice or own[name] is _TWICE
+            if members >= MAX_MEMBERS:
+                raise InventoryInvalid(f"an entry has more than {MAX_MEMBERS:,} members")
+        if twice:
+            yield BadRow(next(self._number), TWICE, {})
+        elif not lists:
+            if own:
+                yield self._entry(own)
+        elif not _KEYS_OWN.isdisjoint(own):
+            reason = f"is a key, and lists others as {lists}: no key has such a member"
+            yield BadRow(next(self._number), reason, {})
+        elif names := sorted(APPLICATION_IDS & own.keys()):
+            raise InventoryInvalid(f"a listing names its application behind its {lists}: write {names[0]} before them")
+        elif more := [name for name in _NEXT if own.get(name)]:
+            advice = f"list all of them; if its other pages are here, too, take all entries out (jq '.{lists}[]')"
+            yield BadRow(next(self._number), f"the listing is one page of several ({more[0]}): {advice}", {})
 
 
 def _entry(number: int, value: Any) -> Entry:

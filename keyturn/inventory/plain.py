@@ -14,7 +14,7 @@ COLUMNS = ("account_id", "kind", *_FACTS, "active", "owner")
 _YES, _NO = {"true", "1", "1.0", "yes", "t"}, {"false", "0", "0.0", "no", "f"}  # the last ones are PostgreSQL's
 _TRUTHS = {"stale", "compromised", "never_used", "active"}
 # What spreadsheets, pandas, R and databases write for a gap.
-_GAPS = {"", "nan", "nat", "none", "null", "<null>", "n/a", "#n/a", "<na>", "\\n"}
+_GAPS = {"", "nan", "nat", "none", "null", "<null>", "na", "n/a", "#n/a", "<na>", "\\n"}
 # Three zeros behind a mark are a thousand somewhere: 1,000 and 1.000 are no whole number for sure.
 _WHOLE = re.compile(r"(\d{1,6})(?:[.,](?:0{1,2}|0{4,6}))?", re.ASCII)
 _THOUSANDS = re.compile(r"\d{1,3}(?:[.,\u0020\u00a0\u202f'\u2019]\d{3})+")
@@ -23,8 +23,9 @@ _NEVER = {"never", "never used", "-"}
 _MOMENT = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,9})?) ?(UTC|Z|[+-]\d\d(?::?\d\d)?)", re.ASCII | re.IGNORECASE
 )
-# A spreadsheet's General format of twelve digits: the account is lost.
-_ROUNDED = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+", re.ASCII)
+# A spreadsheet's General format of twelve digits, where the account is lost; numbers as pandas writes them beside gaps,
+# or as a cell shows them.
+_AS_NUMBER = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+|\d+\.0+|\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+", re.ASCII)
 
 
 def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:
@@ -40,9 +41,9 @@ def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey
     active = row.get("active")
     idle: Idle | None = "inactive" if not _is_gap(active) and not _truth("active", active) else None
     for name in ("account_id", "key_id"):
-        if isinstance(row.get(name), str) and _ROUNDED.fullmatch(row[name].strip()):
+        if isinstance(row.get(name), str) and _AS_NUMBER.fullmatch(row[name].strip()):
             raise RowFault(
-                f"{name}: is a number that a spreadsheet has rounded: format its column as text, and export anew"
+                f"{name}: was read as a number, and may be rounded: format its column as text, and export anew"
             )
     account, owner = (None if _is_gap(row.get(name)) else row.get(name) for name in ("account_id", "owner"))
     account = account.strip(" \t") if isinstance(account, str) else account

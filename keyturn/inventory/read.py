@@ -1,6 +1,8 @@
 """Read an inventory: recognise its format by its content, yield one row at a time, and skip bad rows."""
 
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from keyturn.inventory.text import PEEK, first_characters, open_text
 
 # Objects of any source, an object a line or of no source that is known: what is wrong with each is said of it.
 _LINES = "jsonl"
+_WORDS = re.compile(r"[A-Za-z]{1,16}(?:[ _-][A-Za-z0-9]{1,16}){0,7}")  # a column's name as people write it
 
 
 def read(inventory: Inventory) -> Iterator[Row]:
@@ -32,13 +35,28 @@ def read(inventory: Inventory) -> Iterator[Row]:
         rows = _rows_of(inventory, source.table)
     else:
         by_lines = kind == _LINES and (inventory.format == _LINES or _is_lines(first_characters(inventory.file)))
-        rows = _keys_of_entries(inventory, lines_of(inventory.file) if by_lines else entries_of(inventory.file))
+        one = inventory.account_id is not None and kind == "azure"
+        entries = lines_of(inventory.file) if by_lines else entries_of(inventory.file, of_one_application=one)
+        rows = _keys_of_entries(inventory, entries)
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty:  # a nightly run that judges nothing must not end happily
         raise InventoryInvalid(f"{inventory.file} was read as {kind} and holds no key")
+
+
+def holds_table(file: Path, form: str | None = None) -> bool:
+    """Return whether a file is read as a table, in an answer or not; raises InventoryInvalid.
+
+    Args:
+        file: the inventory.
+        form: the name of its source; None recognises it.
+    """
+    source = load_sources().get(form or recognise_source(file))
+    if source is None or source.table is None:
+        return False
+    return source.entries is None or _holds_table(file, source.table)
 
 
 def recognise_source(file: Path) -> str:
@@ -61,7 +79,8 @@ def recognise_source(file: Path) -> str:
         f"{', nor '.join(table.looked_for for _, table in tables)}, by comma, semicolon or tab "
         "(docs/reference/inventories.md has the formats)"
     )
-    found = ", ".join(f"{name[:40]!a}" for name in names[:4])
+    # Names of columns alone: a table without a header starts with what it has, such as a secret.
+    found = ", ".join(f"{name[:40]!a}" if _WORDS.fullmatch(name) else "(left out)" for name in names[:4])
     raise InventoryInvalid(f"{file} {looked_for}. It starts with {found}", without_quotes=f"{file} {looked_for}")
 
 
@@ -75,6 +94,8 @@ def _is_lines(head: str) -> bool:
     """Whether a text that starts so has one object per line; a listing on one line has not, nor one over several."""
     lines = [line.strip() for line in head.splitlines()[:3] if line.strip()]
     first, is_whole = lines[0], len(lines) > 1 or len(head) < PEEK // 2
+    if _has_listing(head) or _spans_lines(head):
+        return False
     # A bad first line is a row like any other, if what follows is an object a line.
     followed = len(lines) > 1 and lines[1].startswith("{") and lines[1].endswith("}")
     if not (first.startswith("{") and (first.endswith("}") or (followed and not first.endswith("[")))):
@@ -84,7 +105,36 @@ def _is_lines(head: str) -> bool:
     except ValueError:
         # Objects behind each other on one line, as downloads that were appended have them, are no object a line.
         return is_whole and not _is_begun_by_object(first)  # else it is the beginning of a longer one
-    return not any(isinstance(row.get(name), list) for name in LISTS)
+    return not _is_listing(row)
+
+
+def _is_listing(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(row.get(name), list) for name in LISTS)
+
+
+def _has_listing(head: str) -> bool:
+    """Whether one of its lines is a listing, which is no object of a key."""
+    for line in head.splitlines():
+        if line.lstrip().startswith("{") and any(f'"{name}"' in line for name in LISTS):
+            with suppress(ValueError):
+                if _is_listing(read_json(line.strip())):
+                    return True
+    return False
+
+
+def _spans_lines(head: str) -> bool:
+    """Whether a document in it spans several lines, of documents that stand behind each other."""
+    place = 0
+    while rest := head[place:].lstrip():
+        place = len(head) - len(rest)
+        try:
+            _, end = DECODER.raw_decode(head, place)
+        except (ValueError, RecursionError):  # broken, or it goes on behind the head
+            return rest.splitlines()[0].rstrip() in {"{", "["}
+        if "\n" in head[place:end]:
+            return True
+        place = end
+    return False
 
 
 def _is_begun_by_object(line: str) -> bool:

@@ -98,6 +98,8 @@ def _without_secrets(value: Any) -> Any:
 
 def _is_secret(name: str, value: Any) -> bool:
     is_named_so = _SECRET_NAME.search(name) is not None and _ABOUT_A_SECRET.search(name) is None
+    # Of Terraform's passwords, and of Azure's old credentials.
+    is_named_so = is_named_so or (name == "value" and isinstance(value, str))
     # Lists of credentials are entries, with names and dates that are to be fixed; what is secret in them is left out.
     return (is_named_so and not isinstance(value, list)) or holds_secret(name)
 

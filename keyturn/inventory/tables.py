@@ -90,10 +90,10 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
                     all_names = _header_of(row, number)
                     header = [name for name in all_names if name]
                     columns = _known() | {name.lower() for name in header}
-            elif isinstance(named := _named_cells(row, all_names), str):
-                yield BadRow(number, named, dict(zip(all_names, row, strict=False))), header
-            elif named[0].strip().lower() not in columns or not _is_header(named, header, columns, number):
-                yield (number, named), header
+            elif not _is_header(row, all_names, columns, number):
+                named = _named_cells(row, all_names)
+                raw = dict(zip(all_names, row, strict=False))
+                yield (BadRow(number, named, raw) if isinstance(named, str) else (number, named)), header
 
 
 def _header_of(row: Sequence[str], number: int) -> list[str]:
@@ -107,29 +107,30 @@ def _header_of(row: Sequence[str], number: int) -> list[str]:
 def _named_cells(row: list[str], names: Sequence[str]) -> list[str] | str:
     """Return a row's cells of the columns that have a name, or what is wrong with it.
 
-    A separator at the ends of lines makes a column without a name or a value, and pandas and R write the numbers of
-    rows in front.
+    A separator at the ends of all lines makes a column without a name or a value, and pandas and R write the numbers of
+    rows in front. A cell too many is never left out, even an empty one: the others may stand in each other's columns.
     """
-    if len(row) == len(names) and all(names):
-        return row
-    needed = max((place + 1 for place, name in enumerate(names) if name), default=0)
-    if len(row) < needed or any(cell.strip() for cell in row[len(names) :]):
+    if len(row) != len(names):
         return f"has {len(row)} cells, and the header {len(names)}"
-    for place, (cell, name) in enumerate(zip(row, names, strict=False)):
+    if all(names):
+        return row
+    for place, (cell, name) in enumerate(zip(row, names, strict=True)):
         if not name and cell.strip() and not (place == 0 and cell.strip().isdecimal()):
             return "has a value in a column without a name"
-    return [cell for cell, name in zip(row, names, strict=False) if name]
+    return [cell for cell, name in zip(row, names, strict=True) if name]
 
 
-def _is_header(row: Sequence[str], header: Sequence[str], columns: frozenset[str], number: int) -> bool:
+def _is_header(row: Sequence[str], names: Sequence[str], columns: frozenset[str], number: int) -> bool:
     """Return whether a row is the header of another file, which was joined; raises InventoryInvalid if it differs.
 
     The other file may have other columns, in another order and in other letters.
     """
-    names = [name.strip().lower() for name in row]
-    if len(set(names) & columns) < 2:  # an account may be called as a column is
+    if columns.isdisjoint(cell.strip().lower() for cell in row[:2]):  # the usual case
         return False
-    if names != [name.lower() for name in header]:
+    found = [name.strip().lower() for name in row]
+    if len(set(found) & columns) < 2:  # an account may be called as a column is
+        return False
+    if [name for name in found if name] != [name.lower() for name in names if name]:
         raise InventoryInvalid(f"line {number} is a header of other columns: read joined files one by one")
     return True
 

@@ -29,8 +29,18 @@ def open_text(file: Path) -> Iterator[TextIO]:
             yield text
     except OSError as error:
         raise InventoryInvalid(f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeError:
-        raise InventoryInvalid(f"{file} cannot be read: it is neither UTF-8 nor marked as UTF-16") from None
+    except UnicodeError as error:
+        cut = isinstance(error, UnicodeDecodeError) and error.reason in {"unexpected end of data", "truncated data"}
+        what = "it ends within a character: the export was cut off" if cut else _not_text(head)
+        raise InventoryInvalid(f"{file} cannot be read: {what}") from None
+
+
+def _not_text(head: bytes) -> str:
+    packed = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "a ZIP file or a workbook of Excel", b"\xd0\xcf\x11\xe0": "Excel's"}
+    for mark, what in packed.items():
+        if head.startswith(mark):
+            return f"it is {what}: unpack it, or save it as CSV"
+    return "it is neither UTF-8 nor marked as UTF-16"
 
 
 def first_characters(file: Path) -> str:

@@ -1,5 +1,6 @@
 """Inventories that people put together: jq, PowerShell, pandas, R, and loops over accounts and applications."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,10 @@ from typing import Any
 import pytest
 
 from keyturn.inventory.errors import InventoryInvalid
+from keyturn.inventory.read import holds_table, read
+from keyturn.inventory.rejects import Rejects
+from keyturn.inventory.rows import BadRow
+from keyturn.inventory.source import Inventory
 from tests.keyturn.test_inventories_of_the_field import rows_of
 
 ONE, TWO = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -57,10 +62,11 @@ def test_powershells_object_of_a_list_and_its_count_is_the_list(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("member", ["keys", "value"])
-def test_an_applications_listing_beside_its_id_is_its_own(tmp_path: Path, member: str) -> None:
+@pytest.mark.parametrize("name", ["appId", "clientId", "applicationId"])
+def test_an_applications_listing_beside_its_id_is_its_own(tmp_path: Path, name: str, member: str) -> None:
     """Whatever `--account` says: each would be taken for that application's."""
     file = tmp_path / "apps.json"
-    file.write_text(json.dumps([{"appId": ONE, member: [secret("k1")]}, {"appId": TWO, member: [secret("k2")]}]))
+    file.write_text(json.dumps([{name: ONE, member: [secret("k1")]}, {name: TWO, member: [secret("k2")]}]))
     keys, bad = rows_of(file, account_id="33333333-3333-3333-3333-333333333333")
     assert ([(key.account_id, key.facts.key_id) for key in keys], bad) == ([(ONE, "k1"), (TWO, "k2")], [])
 
@@ -72,36 +78,59 @@ def test_an_application_that_is_named_behind_its_listing_is_refused(tmp_path: Pa
         rows_of(file, account_id=TWO)
 
 
-def graph_page(app: str, key: str, *, context: str = CONTEXT, more: bool = False) -> dict[str, Any]:
+def graph_page(app: str, key: str, *, more: bool = False) -> dict[str, Any]:
     next_page = {"@odata.nextLink": "https://graph.microsoft.com/v1.0/applications?$skiptoken=x"} if more else {}
-    return {"@odata.context": context} | next_page | {"value": [application(app, key)]}
-
-
-@pytest.mark.parametrize("as_array", [True, False])
-def test_pages_that_follow_each_other_are_one_listing(tmp_path: Path, as_array: bool) -> None:
-    pages = [graph_page(ONE, "k1", more=True), graph_page(TWO, "k2")]
-    file = tmp_path / "apps.json"
-    file.write_text(json.dumps(pages) if as_array else "\n".join(json.dumps(page, indent=1) for page in pages))
-    keys, bad = rows_of(file)
-    assert ([key.facts.key_id for key in keys], bad) == (["k1", "k2"], [])
+    return {"@odata.context": CONTEXT} | next_page | {"value": [application(app, key)]}
 
 
 @pytest.mark.parametrize(
-    "pages",
+    ("pages", "member"),
     [
-        [graph_page(ONE, "k1"), graph_page(TWO, "k2", more=True)],
-        [graph_page(ONE, "k1", more=True), graph_page(TWO, "k2", context=f"{CONTEXT}(x)")],
-        # Nothing says that the second is the first one's: it may be another project's.
-        [{"assets": [gcp("k1")], "nextPageToken": "x"}, {"assets": [gcp("k2")]}],
+        ([graph_page(ONE, "k1"), graph_page(TWO, "k2", more=True)], "value"),
+        # Nothing says that the second is the first one's next: it may be another tenant's, or the third of three.
+        ([graph_page(ONE, "k1", more=True), graph_page(TWO, "k2")], "value"),
+        ([{"assets": [gcp("k1")], "nextPageToken": "x"}, {"assets": [gcp("k2")]}], "assets"),
     ],
-    ids=["the-last-is-missing", "of-another-listing", "of-no-named-listing"],
+    ids=["last", "first", "google"],
 )
-def test_a_page_whose_next_one_is_missing_is_reported(tmp_path: Path, pages: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("as_array", [True, False])
+def test_a_page_whose_next_one_may_be_missing_is_reported(
+    tmp_path: Path, pages: list[dict[str, Any]], member: str, as_array: bool
+) -> None:
     file = tmp_path / "pages.json"
-    file.write_text(json.dumps(pages))
+    file.write_text(json.dumps(pages) if as_array else "\n".join(json.dumps(page, indent=1) for page in pages))
     keys, (bad,) = rows_of(file)
     assert [key.facts.key_id for key in keys] == ["k1", "k2"]
     assert "one page of several" in bad.reason
+    assert f"jq '.{member}[]'" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (
+            {"value": [{"displayName": "a", "passwordCredentials": [secret("k1")]}]},
+            "names no application: select appId",
+        ),
+        ({"appId": ONE, "passwordCredentials": ["System.Collections.Hashtable"]}, "ConvertTo-Json -Depth 5"),
+        ({"appId": ONE, "keyId": ["k1", "k2"]}, "keyId: is a list"),
+    ],
+)
+def test_an_application_that_is_not_whole_is_refused_with_what_to_do(tmp_path: Path, document: Any, said: str) -> None:
+    """And the caller's `--account` is none of its applications'."""
+    file = tmp_path / "apps.json"
+    file.write_text(json.dumps(document))
+    keys, (bad,) = rows_of(file, account_id=TWO)
+    assert keys == []
+    assert said in bad.reason
+
+
+@pytest.mark.parametrize("text", ["[{0}]\n[{1}]", "[[{0}], [{1}]]", '{{"value": [{0}]}} {{"value": [{1}]}}'])
+def test_the_listings_of_several_applications_are_not_one_applications(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "credentials.json"
+    file.write_text(text.format(json.dumps(secret("k1")), json.dumps(secret("k2"))))
+    with pytest.raises(InventoryInvalid, match="several listings, and --account names one application"):
+        rows_of(file, account_id=ONE)
 
 
 def struct(snake: bool, **fields: tuple[str, Any]) -> dict[str, Any]:
@@ -136,14 +165,12 @@ def test_an_asset_of_unknown_types_is_no_key_without_an_age(tmp_path: Path) -> N
     "text",
     [
         "account_id;key_id;age_days;\na;k1;90;\na;k2;91;\n",
-        "account_id;key_id;age_days;\na;k1;90\na;k2;91\n",
-        "account_id,key_id,age_days\na,k1,90,\na,k2,91,\n",
         ",account_id,key_id,age_days\n0,a,k1,90.0\n1,a,k2,91.0\n",  # pandas
         "Unnamed: 0,account_id,key_id,age_days\n0,a,k1,90.0\n1,a,k2,91.0\n",  # pandas, twice
         '"","account_id","key_id","age_days"\n"1","a","k1",90\n"2","a","k2",91\n',  # R
         "account_id,,key_id,age_days,,\na,,k1,90,,\na,,k2,91,,\n",
     ],
-    ids=["ends", "ends-of-the-header", "ends-of-rows", "pandas", "pandas-twice", "r", "empty-columns"],
+    ids=["ends", "pandas", "pandas-twice", "r", "empty-columns"],
 )
 def test_columns_without_a_name_are_none(tmp_path: Path, text: str) -> None:
     file = tmp_path / "keys.csv"
@@ -169,6 +196,10 @@ def test_a_header_without_a_name_is_refused(tmp_path: Path) -> None:
         (",account_id,key_id\nold,a,k1\n", "has a value in a column without a name"),
         ("account_id,key_id,age_days\na,k1,90,x\n", "has 4 cells, and the header 3"),
         ("account_id,key_id,age_days,\na,k1\n", "has 2 cells, and the header 4"),
+        # An empty cell too many may hide that the others stand in each other's columns.
+        ("account_id,key_id,kind,age_days,owner\na,k1,access_key,1,000,\n", "has 6 cells, and the header 5"),
+        ("account_id,key_id,age_days,owner\na,k1,45,5,\n", "has 5 cells, and the header 4"),
+        ("account_id,key_id,age_days,\na,k1,90\n", "has 3 cells, and the header 4"),
     ],
 )
 def test_a_value_without_a_name_is_not_ignored(tmp_path: Path, text: str, reason: str) -> None:
@@ -176,3 +207,130 @@ def test_a_value_without_a_name_is_not_ignored(tmp_path: Path, text: str, reason
     file.write_text(text)
     keys, (bad,) = rows_of(file)
     assert (keys, bad.reason) == ([], reason)
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        "account_id,key_id,last_used_at\na,k1,2026-01-01T00:00:00Z\naccount_id,key_id,last_rotated_at,owner\nb,k2,2020-01-01T00:00:00Z,\n",
+        "account_id,key_id,age_days\na,k1,5\nkey_id,account_id,age_days,owner\nk2,b,5,\n",
+        ",account_id,key_id\n0,a,k1\naccount_id,key_id,source\n123456789012,k2,vault\n",
+    ],
+)
+def test_a_joined_file_of_other_columns_is_refused_however_many_they_are(tmp_path: Path, joined: str) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(joined)
+    with pytest.raises(InventoryInvalid, match="line 3 is a header of other columns"):
+        rows_of(file)
+
+
+@pytest.mark.parametrize("account", ["123456789012.0", "123,456,789,012", "1.23457E+11"])
+@pytest.mark.parametrize("place", ["account_id", "key_id"])
+def test_an_id_that_was_read_as_a_number_is_refused(tmp_path: Path, account: str, place: str) -> None:
+    file = tmp_path / "keys.csv"
+    row = {"account_id": "a", "key_id": "k1"} | {place: f'"{account}"'}
+    file.write_text(f"account_id,key_id,age_days\n{row['account_id']},{row['key_id']},45.0\n")
+    keys, (bad,) = rows_of(file)
+    assert (keys, bad.reason.split(":")[0]) == ([], place)
+    assert "read as a number" in bad.reason
+
+
+def test_rs_gaps_are_gaps(tmp_path: Path) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text('"account_id","key_id","age_days","owner"\n"a","k1",45,NA\n"a",NA,45,"x"\n')
+    (key,), (bad,) = rows_of(file)
+    assert (key.owner, bad.reason) == (None, "key_id: is missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ('{{}}\n{{\n  "keys": [\n    {0},\n    {1}\n  ]\n}}\n', ["k1", "k2"]),  # Google's REST, account by account
+        ('{{}}\n{{"keys": [{0}]}}\n{{"keys": [{1}]}}\n', ["k1", "k2"]),
+        ('{{"keys" : [{0}, \n {1}]}}', ["k1", "k2"]),  # PostgreSQL's json_agg
+        ('{{"keys": [{0}]}}\n{{}}\n{{"keys": [{1}]}}', ["k1", "k2"]),
+        ('{0}\n{{\n "name": "projects/p/serviceAccounts/a@p/keys/k2"\n}}\n', ["k1", "k2"]),
+    ],
+    ids=["rest-pretty", "rest-compact", "json-agg", "one-without-keys", "one-pretty"],
+)
+def test_what_stands_in_the_first_line_does_not_decide_how_all_others_are_read(
+    tmp_path: Path, text: str, ids: list[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text.format(json.dumps(gcp("k1")), json.dumps(gcp("k2"))))
+    keys, bad = rows_of(file)
+    assert ([key.facts.key_id for key in keys], bad) == (ids, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "11111111-1111-1111-1111-111111111111\tci\tabc8Q~made-up-secret-of-a-test\ttenant\n",
+        "AKIAXXXXXXXXXXXXXXXX,wJalrXUtnFEMIK7MDENGbPxRfiCYmadeupkey\n",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYmadeupkey\n",
+        "key1\tFULL\tq83vEjRWeJASNFZ4kBI0VniQEjRWeJASNFZ4kA==\n",
+    ],
+)
+def test_what_a_file_without_a_header_starts_with_is_not_repeated(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(text)
+    with pytest.raises(InventoryInvalid) as caught:
+        rows_of(file)
+    for cell in text.replace("\t", ",").replace("=", ",").strip().split(","):
+        assert len(cell) < 10 or cell[:12] not in str(caught.value)
+
+
+def test_terraforms_names_of_a_keys_dates_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps([{"name": gcp("k1")["name"], "valid_after": "2026-01-01T00:00:00Z"}]))
+    (key,), _ = rows_of(file)
+    assert key.facts.last_rotated_at is not None
+
+
+def test_a_file_that_was_cut_off_or_packed_is_refused_as_such(tmp_path: Path) -> None:
+    for name, content, said in (
+        ("cut.csv", "account_id,key_id\nä".encode()[:-1], "it ends within a character"),
+        ("cut16.csv", "account_id,key_id\na,b".encode("utf-16")[:-1], "it ends within a character"),
+        ("keys.gz", b"\x1f\x8b\x08\x00\xff\xff\xff", "it is gzip: unpack it"),
+        ("keys.xlsx", b"PK\x03\x04\x14\x00\xff\xff", "a workbook of Excel: unpack it, or save it as CSV"),
+    ):
+        file = tmp_path / name
+        file.write_bytes(content)
+        with pytest.raises(InventoryInvalid, match=said):
+            rows_of(file)
+
+
+@pytest.mark.parametrize("made", [1750000000.0, "soon"])
+def test_a_report_whose_time_is_no_moment_is_refused(tmp_path: Path, made: Any) -> None:
+    """It would count as of the day on which its file was written."""
+    header = "user,arn,access_key_1_active,access_key_1_last_rotated,access_key_2_active,access_key_2_last_rotated"
+    content = base64.b64encode(f"{header}\nu,arn:aws:iam::1:user/u,true,2025-01-01T00:00:00Z,false,N/A".encode())
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps({"Content": content.decode(), "GeneratedTime": made}))
+    with pytest.raises(InventoryInvalid, match="GeneratedTime is not a moment"):
+        list(read(Inventory(file)))
+
+
+def test_the_value_of_terraforms_password_is_in_no_rejects_file(tmp_path: Path) -> None:
+    rejects = Rejects(tmp_path / "rejects.jsonl")
+    rejects.add(BadRow(1, "x", {"key_id": "k1", "value": "S3cr3t-of-mine!", "values": ["kept"]}))
+    rejects.close()
+    written = json.loads(rejects.file.read_text())
+    assert "value" not in written
+    assert written["key_id"] == "k1"
+
+
+def test_what_is_read_as_a_table_is_rejected_as_one(tmp_path: Path) -> None:
+    """Whatever the file is called: else nothing reads the rejects again."""
+    header = "user,arn,access_key_1_active,access_key_1_last_rotated,access_key_2_active,access_key_2_last_rotated"
+    content = base64.b64encode(f"{header}\n".encode()).decode()
+    for name, text, is_table in (
+        ("report.json", json.dumps({"Content": content}), True),
+        ("report.txt", header, True),
+        ("keys.csv", json.dumps([gcp("k1")]), False),
+        ("keys.jsonl", '{"account_id": "a", "key_id": "k"}\n', False),
+        ("keys.tsv", "account_id\tkey_id\n", True),
+    ):
+        file = tmp_path / name
+        file.write_text(text)
+        assert holds_table(file) is is_table, name

@@ -304,8 +304,8 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         ({"account_id": "a", "key_id": "k", "last_used_at": "Never"}, "leave it empty and set never_used"),
         ({"account_id": "a", "key_id": "k", "last_used_at": "-"}, "leave it empty and set never_used"),
         ({"account_id": "a", "key_id": "k", "last_used_at": "27.11.2026"}, "write it as 2026-08-01T00:00:00Z"),
-        ({"account_id": "1.23457E+11", "key_id": "k"}, "account_id: is a number that a spreadsheet has rounded"),
-        ({"account_id": "a", "key_id": "1,2E+5"}, "key_id: is a number that a spreadsheet has rounded"),
+        ({"account_id": "1.23457E+11", "key_id": "k"}, "account_id: was read as a number, and may be rounded"),
+        ({"account_id": "a", "key_id": "1,2E+5"}, "key_id: was read as a number, and may be rounded"),
     ],
 )
 def test_a_row_is_refused_for_what_is_wrong_with_it(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

@@ -26,6 +26,8 @@ _TYPED = {
 _CAMEL = {
     "key_type": "keyType",
     "valid_after_time": "validAfterTime",
+    "valid_after": "validAfterTime",  # Terraform's
+    "valid_before": "validBeforeTime",
     "valid_before_time": "validBeforeTime",
     "disable_reason": "disableReason",
     "extended_status": "extendedStatus",
