@@ -342,7 +342,11 @@ class Desk:
         if stands and verdicts and verdicts[-1]["verdict"] != "rejected":
             last = verdicts[-1]
             decision = GroundedDecision.model_validate(last["supported"] if last["verdict"] == "disagreement" else last)
-            known |= {"decision": decision.decision, "rotation_window_days": decision.rotation_window_days}
+            known |= {
+                "decision": decision.decision,
+                "rotation_window_days": decision.rotation_window_days,
+                "rotate_by": decision.rotate_by,
+            }
         asked_then = {name: request[name] for name in ("account_id", "question", "policy_lines")}
         return DraftRequest.model_validate(common | asked_then | known)
 

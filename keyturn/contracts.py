@@ -1,12 +1,11 @@
 """The frozen, bounded models that cross Temporal, the database and the command line.
 
 Everything here refuses unknown fields and is limited in length: a payload over 2 MiB would be retried by the server for
-ever, so what is too large is refused at the edge. `ProposedDecision` (what a model said) and `GroundedDecision` (what
-the evidence supports) are separate types on purpose, and neither derives from the other.
+ever, so what is too large is refused at the edge.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -84,9 +83,10 @@ def _refuse_bare_number(value: object) -> object:
 def _of_our_time(moment: datetime) -> datetime:
     if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
         raise ValueError(f"lies outside the years {EARLIEST_YEAR} to {LATEST_YEAR}")
-    if moment == datetime(1970, 1, 1, tzinfo=UTC):
+    if moment < datetime(1970, 1, 2, tzinfo=UTC):  # in any time zone
         raise ValueError("is the zero of computers' clocks, which exporters write for no date: leave it out")
-    return moment
+    # Python subtracts two moments of one zone by its clock, which is set twice a year.
+    return moment.replace(tzinfo=timezone(moment.utcoffset() or timedelta(0))) if moment.tzinfo != UTC else moment
 
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")

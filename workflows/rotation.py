@@ -251,7 +251,7 @@ class RotationWorkflow:
         approval = None
         if decision.needs_approval:
             if not decision.any_operator and all(is_among(name, self._asked_by) for name in decision.approvers):
-                return _rejected_outcome(assessment, _NO_APPROVER)
+                return _rejected_outcome(assessment, _no_approver(decision))
             answer = await self._wait_for_approval(decision, readings)
             if not isinstance(answer, Approval):
                 return None if answer is None else _rejected_outcome(assessment, _denial_by(answer.approver))
@@ -498,10 +498,6 @@ _ANSWER_TO_ANOTHER = Failed(
     next_step="fail_and_inspect",
     hint="The recorded answer belongs to another request: check who can write to Temporal, and ask again.",
 )
-_NO_APPROVER = Rejection(
-    reason="approval_required",
-    explanation="The policy requires an approval, and only the asker is an approver.",
-)
 _TO_APPROVE = Failed(
     kind="approval",
     next_step="ask_an_approver",
@@ -532,6 +528,14 @@ def _without_job(assessment: Assessment, decision: GroundedDecision) -> Complete
         return NotEligible(decision=decision, call=call, request_digest=digest)
     workflow.set_current_details("**Not specified** by policy or evidence: no job.")
     return NotSpecified(decision=decision, call=call, request_digest=digest)
+
+
+def _no_approver(decision: GroundedDecision) -> Rejection:
+    explanation = "The policy requires an approval, and only the asker is an approver."
+    if not decision.approvers:
+        names = ", ".join(str(ref) for ref in decision.source_lines)
+        explanation = f"No user is in the approvers of each of {names}: amend the policy lines, and ask again."[:500]
+    return Rejection(reason="approval_required", explanation=explanation)
 
 
 def _denial_by(approver: str) -> Rejection:

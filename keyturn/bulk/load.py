@@ -57,7 +57,7 @@ def items_of(
     reject: Callable[[BadRow], None],
     by_rule: bool = False,
     at: datetime | None = None,
-    exposed: Mapping[tuple[str, str], str] | None = None,
+    exposed: Mapping[tuple[str, str], datetime] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the columns of each item of an inventory; each bad row and each key that is listed twice is rejected.
 
@@ -68,8 +68,8 @@ def items_of(
         reject: is called with each row that was not used.
         by_rule: whether what code can read is decided without a model.
         at: when it is decided; None for now.
-        exposed: the keys that were reported as exposed, by account and ID, or by ID alone: they are, whatever the
-            inventory says.
+        exposed: when keys were reported as exposed, by account and ID, or by ID alone: they are, whatever the inventory
+            says, unless it says that they were rotated since. A password keeps its ID.
     """
     at = at or datetime.now(UTC)
     seen: set[int] = set()  # hashes: some 80 bytes a key
@@ -89,7 +89,7 @@ def items_of(
             reject(row)
             yield {"ordinal": ordinal, "line": row.line, "outcome": "bad_row", "explanation": row.reason[:1000]}
             continue
-        if exposed and {(row.account_id, row.facts.key_id), (UNKNOWN, row.facts.key_id)} & exposed.keys():
+        if exposed and _is_exposed(row, exposed):
             row = row._replace(facts=row.facts.model_copy(update={"compromised": True}))  # noqa: PLW2901
         why = None if always_ask else apply_rules(row.facts, lines, idle=row.idle, at=at, by_rule=by_rule)
         if why is None:
@@ -106,6 +106,12 @@ def items_of(
             "outcome": None if why is None else why.outcome,
             "reason": None if why is None else why.reason,
         }
+
+
+def _is_exposed(row: InventoryKey, exposed: Mapping[tuple[str, str], datetime]) -> bool:
+    reports = [exposed.get((account, row.facts.key_id)) for account in (row.account_id, UNKNOWN)]
+    rotated = row.facts.last_rotated_at
+    return any(at is not None and (rotated is None or rotated <= at) for at in reports)
 
 
 def scan_items(

@@ -1,6 +1,7 @@
 """Exposed keys in the database, and where a key is known from."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -43,15 +44,15 @@ class ExposureStore:
             )
             return (await connection.execute(earlier)).first() is None
 
-    async def exposed(self, *, tenant_id: str) -> Mapping[tuple[str, str], str]:
-        """Return the exposed keys of a tenant as account and key ID, each with what found it.
+    async def exposed(self, *, tenant_id: str) -> Mapping[tuple[str, str], datetime]:
+        """Return the exposed keys of a tenant as account and key ID, each with when it was reported.
 
         The account is UNKNOWN of a key that no inventory and no job knew when it was reported.
         """
-        query = select(exposures.c.account_id, exposures.c.key_id, exposures.c.source)
+        query = select(exposures.c.account_id, exposures.c.key_id, exposures.c.reported_at)
         async with transaction(self._engine) as connection:
             rows = await connection.execute(query.where(exposures.c.tenant_id == tenant_id))
-            return {(account, key): source for account, key, source in rows}
+            return {(account, key): reported for account, key, reported in rows}
 
     async def listed(self, *, tenant_id: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the keys that were reported last, newest first."""

@@ -16,9 +16,9 @@ Times are of `zone`, its summer time included. A window that ends before it star
 window, every time is one.
 """
 
-from collections.abc import Iterator
+import itertools
 from contextlib import suppress
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -74,14 +74,6 @@ class Window(Contract):
             raise ValueError("from and to are the same: leave the window out for a whole day")
         return self
 
-    def holds(self, moment: datetime) -> bool:
-        """Whether a local moment is in it."""
-        today, yesterday = DAYS[moment.weekday()], DAYS[moment.weekday() - 1]
-        at = moment.time()
-        if self.start < self.end:
-            return today in self.days and self.start <= at < self.end
-        return (today in self.days and at >= self.start) or (yesterday in self.days and at < self.end)
-
 
 class CalendarFreeze(Contract):
     """A time in which no rotation changes anything."""
@@ -109,26 +101,34 @@ class Calendar(Contract):
 
         What is `urgent`, an exposed key, waits for no window: it harms more each hour. A freeze holds it, too.
         """
-        local = now.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
         for freeze in self.freeze:
-            if freeze.start <= local < freeze.end:
+            # Of an hour that a clock has twice, the first time starts it, and the second one ends it.
+            if self._moment(freeze.start) <= now < self._moment(freeze.end, fold=1):
                 return f"{freeze.reason}, until {freeze.end:%Y-%m-%d %H:%M} {self.zone}"
-        if self.window and not urgent and not any(window.holds(local) for window in self.window):
-            opens = next(self._openings(now), None)
+        openings = [] if urgent else self._openings(now)
+        if self.window and not urgent and not any(start <= now < end for start, end in openings):
+            opens = next((start.astimezone(ZoneInfo(self.zone)) for start, _ in openings if start > now), None)
             when = "" if opens is None else f": the next one starts at {opens:%Y-%m-%d %H:%M} {self.zone}"
             return f"it is outside of the maintenance windows{when}"
         return None
 
-    def _openings(self, now: datetime) -> Iterator[datetime]:
-        """The starts of windows within the next week, by local time, the next one first."""
-        local = now.astimezone(ZoneInfo(self.zone)).replace(tzinfo=None)
-        starts = [
-            datetime.combine(local.date() + timedelta(days=ahead), window.start)
-            for ahead in range(8)
-            for window in self.window
-            if DAYS[(local.weekday() + ahead) % 7] in window.days
-        ]
-        return iter(sorted(start for start in starts if start > local))
+    def _moment(self, local: datetime, *, fold: int = 0) -> datetime:
+        """Return a time of the zone's clock in UTC; one that the clock leaves out as if it went on."""
+        return local.replace(tzinfo=ZoneInfo(self.zone), fold=fold).astimezone(UTC)
+
+    def _openings(self, now: datetime) -> list[tuple[datetime, datetime]]:
+        """The windows from yesterday's to those of next week, in UTC and in their order, without those left out."""
+        today = now.astimezone(ZoneInfo(self.zone)).date()
+        found = []
+        for ahead, window in itertools.product(range(-1, 8), self.window):
+            day = today + timedelta(days=ahead)
+            if DAYS[day.weekday()] in window.days:
+                last = day if window.start < window.end else day + timedelta(days=1)
+                start = self._moment(datetime.combine(day, window.start))
+                end = self._moment(datetime.combine(last, window.end), fold=1)
+                if start < end:
+                    found.append((start, end))
+        return sorted(found)
 
 
 def load_calendar(file: Path | None) -> Calendar:

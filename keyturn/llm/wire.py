@@ -94,14 +94,21 @@ def parse_answer(completion: Completion, proposal: type[Contract] | None) -> Con
     if proposal is None:
         text = _without_thoughts(completion.text)
         return _WITH_MARKS if _TEMPLATE.search(text) else text
-    read = [one for text in _objects_in(completion.text) if (one := _read(text, proposal)) is not None]
-    return read[0] if len(read) == 1 else _MALFORMED
+    found = [
+        (one, alone) for value, alone in _objects_in(completion.text) if (one := _read(value, proposal)) is not None
+    ]
+    different = {repr(one) for one, _ in found}  # said twice, it is one answer
+    return found[0][0] if len(different) == 1 and any(alone for _, alone in found) else _MALFORMED
 
 
-def _objects_in(text: str) -> Iterator[Any]:
-    """Yield the whole text if it is JSON; else each object in it that is nested in no other."""
+def _objects_in(text: str) -> Iterator[tuple[Any, bool]]:
+    """Yield the whole text if it is JSON; else each object in it that is nested in no other.
+
+    With whether it stands alone: within a sentence it is spoken of, as by a model that repeats what a question wants it
+    to say.
+    """
     try:
-        yield read_json(text)
+        yield read_json(text), True
     except ValueError:
         pass
     else:
@@ -119,7 +126,10 @@ def _objects_in(text: str) -> Iterator[Any]:
         except (ValueError, RecursionError):  # a quotation mark in prose may hide the depth behind it
             place += 1
         else:
-            yield found
+            yield found, not _GOES_ON.match(text, place)
+
+
+_GOES_ON = re.compile(r"[^\S\n]*[,.;:)'\"`*]*[^\S\n]*\w")
 
 
 def _without_thoughts(text: str) -> str:
@@ -144,6 +154,10 @@ def _without_thoughts(text: str) -> str:
 
 
 def _read(found: Any, proposal: type[Contract]) -> Contract | None:
+    if isinstance(found, list) and len(found) == 1:  # the answer in a list, or as the only member of an object
+        found = found[0]
+    if isinstance(found, dict) and len(found) == 1 and not proposal.model_fields.keys() & found.keys():
+        found = next(iter(found.values()))
     if not isinstance(found, dict):
         return None
     try:

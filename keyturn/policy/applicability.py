@@ -13,6 +13,7 @@ from keyturn.policy.line import (
     NeverByItself,
     Operator,
     PolicyLine,
+    Rule,
     Truncation,
     WhenCompromised,
     WhenOlder,
@@ -21,12 +22,16 @@ from keyturn.policy.line import (
 )
 
 Status = Literal["holds", "does_not_hold", "unknown", "other_kind"]
-Cause = Literal["", "fact_not_known", "evidence_too_old", "evidence_in_future", "words_only"]
+Cause = Literal["", "fact_not_known", "evidence_too_coarse", "evidence_too_old", "evidence_in_future", "words_only"]
 
 MICROSECOND = timedelta(microseconds=1)
 DAY = timedelta(days=1) // MICROSECOND
 # How far two machines' clocks may differ before evidence counts as seen in the future.
 CLOCK_SKEW = timedelta(minutes=5)
+# Inventories are taken every night: what became due since the last one is found by the next.
+LATEST_INVENTORY = timedelta(days=1)
+# An age that is stated in days may be this much higher.
+WITHIN_A_DAY = timedelta(days=1) - MICROSECOND
 # What a line that is due at once leaves for acting: the shortest time in which anyone can be expected to.
 AT_ONCE = timedelta(days=1)
 
@@ -48,7 +53,8 @@ def read(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) -
         at: the time at which the evidence is judged; None for the evidence's own time.
 
     What the evidence does not say is unknown. Evidence that is older than the line allows, or from the future, says
-    nothing, with one exception: that a key was compromised stays true however long ago it was seen.
+    nothing, with one exception: that a key was compromised stays true however long ago it was seen. Nor does it say
+    that a line on age or disuse does not hold, if the edge was passed more than a day after it was seen.
     """
     if facts.kind not in line.applies_to:
         return Reading(line, "other_kind")
@@ -84,19 +90,25 @@ def due(line: PolicyLine, facts: CredentialFacts, at: datetime | None = None) ->
 
 def _cause(line: PolicyLine, facts: CredentialFacts, condition: bool | None, at: datetime | None) -> Cause:
     """Why it is not known whether the line holds; nothing if it is."""
-    in_words = isinstance(line.rule, InProse)
-    if condition is None and not in_words:
-        return "fact_not_known"
-    otherwise: Cause = "words_only" if in_words else ""
+    otherwise = _not_stated(line, facts) if condition is None else ""
     if at is None:
         return otherwise
     if facts.observed_at > at + CLOCK_SKEW:
         return "evidence_in_future"
-    if (at - facts.observed_at).days < line.evidence_days:
+    since = at - facts.observed_at
+    if since <= LATEST_INVENTORY:
         return otherwise  # the usual case, without building a span to compare with
-    is_old = at - facts.observed_at > timedelta(days=line.evidence_days)
+    is_old = since > timedelta(days=line.evidence_days)
     stays_true = condition and isinstance(line.rule, WhenCompromised)
-    return "evidence_too_old" if is_old and not stays_true else otherwise
+    if is_old and not stays_true:
+        return "evidence_too_old"
+    return "evidence_too_old" if condition is False and _may_be_over_by_now(line, facts, since) else otherwise
+
+
+def _not_stated(line: PolicyLine, facts: CredentialFacts) -> Cause:
+    if isinstance(line.rule, InProse):
+        return "words_only"
+    return "fact_not_known" if _elapsed(line.rule, facts) is None else "evidence_too_coarse"
 
 
 def _condition(line: PolicyLine, facts: CredentialFacts) -> bool | None:
@@ -108,10 +120,7 @@ def _condition(line: PolicyLine, facts: CredentialFacts) -> bool | None:
         case WhenCompromised():
             return facts.compromised
         case WhenOlder() | WhenUnused():
-            elapsed = _elapsed(rule, facts)
-            if elapsed is None:
-                return None
-            return bool(elapsed // MICROSECOND >= threshold(rule.operator, rule.truncation, rule.days))
+            return _is_over(line, facts)
         case NeverByItself():
             return False
         case InProse():
@@ -131,8 +140,40 @@ def threshold(operator: Operator, truncation: Truncation, days: Any) -> Any:
     return (days + 1) * DAY if truncation == "whole_days" else days * DAY + 1
 
 
-def _elapsed(rule: WhenOlder | WhenUnused, facts: CredentialFacts) -> timedelta | None:
-    return facts.age if isinstance(rule, WhenOlder) else facts.unused_for
+def _is_over(line: PolicyLine, facts: CredentialFacts) -> bool | None:
+    least = _elapsed(line.rule, facts)
+    if least is None:
+        return None
+    if _reaches(line.rule, least):
+        return True
+    return None if _reaches(line.rule, _most_elapsed(line.rule, facts, least)) else False
+
+
+def _may_be_over_by_now(line: PolicyLine, facts: CredentialFacts, since: timedelta) -> bool:
+    elapsed = _elapsed(line.rule, facts)
+    return elapsed is not None and _reaches(line.rule, elapsed + since)
+
+
+def _reaches(rule: Rule, elapsed: timedelta) -> bool:
+    if not isinstance(rule, WhenOlder | WhenUnused):
+        return False
+    return bool(elapsed // MICROSECOND >= threshold(rule.operator, rule.truncation, rule.days))
+
+
+def _most_elapsed(rule: Rule, facts: CredentialFacts, least: timedelta) -> timedelta:
+    """The most that age or disuse may be, where the evidence has an age in whole days."""
+    if facts.age_days is None:
+        return least
+    most = timedelta(days=facts.age_days) + WITHIN_A_DAY
+    if isinstance(rule, WhenUnused) and facts.last_used_at is not None:
+        most = min(most, facts.observed_at - facts.last_used_at)
+    return max(least, most)
+
+
+def _elapsed(rule: Rule, facts: CredentialFacts) -> timedelta | None:
+    if isinstance(rule, WhenUnused):
+        return facts.unused_for
+    return facts.age if isinstance(rule, WhenOlder) else None
 
 
 def _applies_since(line: PolicyLine, facts: CredentialFacts) -> datetime:

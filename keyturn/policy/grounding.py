@@ -4,6 +4,8 @@ Every refusal has a reason code. The explanations repeat nothing that a model wr
 anything, and operators read a recorded explanation.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -173,19 +175,45 @@ def read_answer(proposed: ProposedDecision, support: Support) -> Answer | Reject
     # `True` is an int to Python, and 30.0 equals 30: the window must be written as a whole number.
     if window is not None and type(window) is not int:
         return Rejection(reason="window_not_an_integer", explanation="The rotation window is not a whole number.")
-    cited: JsonValue = proposed.source_line_ids
+    ids = cited_lines(proposed.source_line_ids, [one.line for one in support.readings])
+    return ids if isinstance(ids, Rejection) else Answer(decision, window, ids)
+
+
+def cited_lines(said: JsonValue, lines: Sequence[PolicyLine]) -> frozenset[str] | Rejection:
+    """Return the IDs of the lines that a model cites, however it spells them; a Rejection if one was not supplied.
+
+    A line is known by its ID in any letters and dashes, with the version that was supplied, and a stop behind it.
+    """
+    cited = [] if said is None else [said] if isinstance(said, str) else said
     if not isinstance(cited, list) or not all(isinstance(line_id, str) for line_id in cited):
         return Rejection(reason="unknown_source", explanation="The cited policy lines are not a list of IDs.")
-    ids = frozenset(str(line_id) for line_id in cited)
-    if not ids <= {one.line.id for one in support.readings}:
+    by_name: dict[str, set[str]] = {}
+    for line in lines:
+        for name in (line.id, str(line.ref)):
+            by_name.setdefault(_folded(name), set()).add(line.id)
+    known = {line.id for line in lines}
+    # As it is written first: two lines may differ in their letters alone.
+    found = [{str(one)} if one in known else by_name.get(_folded(str(one)), set()) for one in cited]
+    if any(len(one) != 1 for one in found):
         return Rejection(reason="unknown_source", explanation="A cited policy line was not among those supplied.")
-    return Answer(decision, window, ids)
+    return frozenset(name for one in found for name in one)
+
+
+def _folded(name: str) -> str:
+    """Return an ID as it is compared: models write other dashes, capitals, and the full stop of their sentence."""
+    return _DASHES.sub("-", unicodedata.normalize("NFKC", name)).strip().rstrip(".,;:").casefold()
+
+
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
 
 
 def decision_of(proposed: object) -> Decision | None:
-    """Return the decision that a model proposed, if it is one of the three; None for anything else."""
+    """Return the decision that a model proposed, if it is one of the three; None for anything else.
+
+    Capitals, blanks and dashes are no other decision.
+    """
     said = proposed.decision if isinstance(proposed, ProposedDecision) else None
-    return _DECISIONS.get(said) if isinstance(said, str) else None
+    return _DECISIONS.get(re.sub(r"[\s-]+", "_", said.strip().casefold())) if isinstance(said, str) else None
 
 
 def _fault_of_yes(answer: Answer, support: Support) -> Rejection | None:
@@ -199,8 +227,9 @@ def _fault_of_yes(answer: Answer, support: Support) -> Rejection | None:
                 explanation=f"The evidence does not meet the condition of the cited line {one.line.ref}.",
             )
     cited = [line.window_days for name, line in binding.items() if name in answer.cited]
-    # Where several lines bind, the strictest window does, whichever of them the model cites.
+    # Where several lines bind, the strictest window does, whichever of them the model cites; and the earliest date.
     states_it = support.window_days is None or support.window_days in cited
+    states_it = states_it and (not support.first_due or not answer.cited.isdisjoint(support.first_due))
     if answer.window_days != support.window_days:
         own = min((days for days in cited if days is not None), default=None)
         if not states_it and answer.window_days == own:
@@ -217,7 +246,7 @@ def _fault_of_yes(answer: Answer, support: Support) -> Rejection | None:
 _INCOMPLETE = Rejection(
     reason="incomplete_sources",
     explanation="A stricter policy line applies as well, and the answer does not cite the line with the strictest "
-    "window.",
+    "window, or the earliest date.",
 )
 
 
@@ -268,9 +297,13 @@ def _quotes(raw: JsonValue) -> tuple[Quote, ...] | None:
 def _with_quoted(
     support: Support, quoted: Sequence[PolicyLine], facts: CredentialFacts, at: datetime | None
 ) -> Support:
-    """Return the support under which the quoted lines apply as well."""
+    """Return the support under which the quoted lines apply as well.
+
+    Where a line holds by rule, that alone says who approves: a quoted line may make the date earlier, and no more.
+    """
     ids = {line.id for line in (*support.binding, *quoted)}
-    return with_binding([one.line for one in support.readings if one.line.id in ids], support.readings, facts, at)
+    found = with_binding([one.line for one in support.readings if one.line.id in ids], support.readings, facts, at)
+    return found._replace(approval=support.approval, approvers=support.approvers) if support.binding else found
 
 
 def _grounded_decision(
@@ -313,7 +346,9 @@ def _decision_fields(
     """
     is_yes = support.decision == "eligible"
     window = support.window_days if is_yes else None
-    by_person = is_yes and (support.approval != "nobody" or basis in {"disagreement", "quotes"})
+    # Beside a line that holds by rule, a quoted one adds no condition: words in notes would take a due key away.
+    rests_on_quotes = basis == "quotes" and all(one.status != "holds" for one in support.readings)
+    by_person = is_yes and (support.approval != "nobody" or basis == "disagreement" or rests_on_quotes)
     refs = support.decided_under
     covered = {
         "tenant": tenant_id,

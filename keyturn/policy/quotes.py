@@ -1,6 +1,7 @@
 """Verbatim quotes: what a decision under a line in words only rests on, checked letter by letter. Pure."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from keyturn.contracts import CredentialFacts
@@ -36,31 +37,58 @@ def _generated(facts: CredentialFacts) -> list[str]:
 def quotes_hold(quotes: Sequence[Quote], lines: Sequence[PolicyLine], facts: CredentialFacts) -> bool:
     """Return True if each line of `lines` has a quote, and each quote occurs in its wording and in the evidence.
 
-    A quote is a run of at least three whole words, or the whole sentence if that is shorter. Of a sentence that is made
-    of a fact, it has the value, and leaves out no `not`.
+    A quote is a run of at least three whole words, or the whole sentence if that is shorter. What a quote of evidence
+    leaves out of its sentence denies nothing, asks nothing and makes no condition; of a sentence that is made of a
+    fact, it has the value.
     """
     by_id = {line.id: line for line in lines}
-    made = _generated(facts)
+    made = [_folded(one) for one in _generated(facts)]
 
     def is_evidence(quote: str) -> bool:
-        stated = (one for one in made if one.endswith(quote) and "not" not in one.removesuffix(quote).split())
-        return any(_stands_in(quote, one) for one in stated) or bool(facts.notes and _stands_in(quote, facts.notes))
+        said = _folded(quote)
+        stated = (one for one in made if one.endswith(said))
+        return any(_stands_in(said, one, whole_sense=True) for one in stated) or bool(
+            facts.notes and _stands_in(said, _folded(facts.notes), whole_sense=True)
+        )
 
     return {quote.line_id for quote in quotes} == set(by_id) and all(
-        _stands_in(quote.wording, by_id[quote.line_id].wording) and is_evidence(quote.evidence) for quote in quotes
+        _stands_in(_folded(quote.wording), _folded(by_id[quote.line_id].wording)) and is_evidence(quote.evidence)
+        for quote in quotes
     )
 
 
-def _stands_in(quote: str, text: str) -> bool:
-    if quote == text:
-        return True
-    at = text.find(quote)
+# What turns the rest of a sentence round, makes it a question, or a condition.
+_DENIES = re.compile(
+    r"\b(?:not|no|never|nobody|none|neither|nor|without|cannot|false|untrue|wrong|denies|denied|doubts?|if|unless|whether"
+    r"|except|excluding|other than|but)\b|n't\b|\?"
+)
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+
+
+def _folded(text: str) -> str:
+    """Return a text as quotes are compared: models write other apostrophes, blanks, capitals, and a full stop."""
+    plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").replace("\u2018", "'")
+    return " ".join(plain.split()).casefold().removesuffix(".")
+
+
+def _stands_in(quote: str, text: str, *, whole_sense: bool = False) -> bool:
+    at = text.find(quote) if quote else -1
     while at >= 0:
-        whole = not _continues(text[:at][::-1]) and not _continues(text[at + len(quote) :])
-        if whole and len(_WORD.findall(quote)) >= LEAST_WORDS and quote == quote.strip():
-            return True
+        before, behind = text[:at], text[at + len(quote) :]
+        whole = not _continues(before[::-1]) and not _continues(behind)
+        if whole and (len(_WORD.findall(quote)) >= LEAST_WORDS or _is_sentence(before, behind)):
+            begins = max((one.end() for one in _SENTENCE_END.finditer(before)), default=0)
+            end = _SENTENCE_END.search(behind)
+            left_out = before[begins:], behind[: end.end() if end else len(behind)]
+            if not (whole_sense and any(_DENIES.search(part) for part in left_out)):
+                return True
         at = text.find(quote, at + 1)
     return False
+
+
+def _is_sentence(before: str, behind: str) -> bool:
+    starts = not before or _SENTENCE_END.search(before[-2:]) is not None
+    return starts and (not behind or _SENTENCE_END.match(behind) is not None)
 
 
 def _continues(rest: str) -> bool:

@@ -1,15 +1,17 @@
 """What a policy file's author should look at: lines that never hold, add nothing, or contradict each other. Pure."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
 
 from keyturn.policy.applicability import DAY, threshold
 from keyturn.policy.line import InProse, NeverByItself, PolicyLine, WhenOlder, WhenUnused
+from keyturn.policy.spans import days_named, plain
 
 
 class Remark(NamedTuple):
-    """A remark on one line, or on two: `never_holds`, `redundant`, `contradiction` or `gap`."""
+    """A remark on one line, or on two: `never_holds`, `wording`, `redundant`, `contradiction` or `gap`."""
 
     kind: str
     lines: tuple[str, ...]
@@ -32,6 +34,44 @@ def review(lines: Iterable[PolicyLine]) -> list[Remark]:
 def _alone(line: PolicyLine) -> Iterator[Remark]:
     if isinstance(line.rule, NeverByItself):
         yield Remark("never_holds", (line.id,), "it states no condition, so no rotation can rest on it")
+    elif not isinstance(line.rule, InProse):
+        yield from (Remark("wording", (line.id,), what) for what in _unlike_its_wording(line))
+
+
+# Code reads a line's rule, and people its wording: nothing else compares them.
+_EXCEPTION = re.compile(r"\b(?:unless|except(?:ing|ions?)?|excluding|other than|exempt(?:ed)?)\b", re.IGNORECASE)
+_EXCUSES = re.compile(
+    r"\b(?:must|shall|should|may|need|do|does)\s?(?:not|n't)\s(?:have\sto\s|need\sto\s)?(?:be\s)?(?:rotat|chang|replac|renew)"
+    r"|\bno\s(?:need\sto\srotate|rotation\sis)\b",
+    re.IGNORECASE,
+)
+_OF_AGE = re.compile(r"\b(?:older|old|age|aged|every|creat\w+)\b", re.IGNORECASE)
+_OF_DISUSE = re.compile(r"\b(?:unused|not\s(?:been\s)?used|inactiv\w+|dormant|disuse)\b", re.IGNORECASE)
+
+
+def _unlike_its_wording(line: PolicyLine) -> Iterator[str]:
+    """Yield in what a line's wording seems to say something else than its rule and window."""
+    rule, wording = line.rule, plain(line.wording)
+    days = {float(rule.days)} if isinstance(rule, WhenOlder | WhenUnused) else set()
+    window = set() if line.window_days is None else {float(line.window_days)}
+    named, stated = days_named(wording), days | window | ({1.0} if line.due == "at_once" else set())
+    if others := named - stated:
+        yield f"in days, its wording names {_figures(others)}, and neither its rule nor its window does"
+    if named and (others := days - named):
+        yield f"in days, its rule has {_figures(others)}, and its wording does not"
+    of_disuse = _OF_DISUSE.search(wording) is not None
+    if isinstance(rule, WhenOlder) and of_disuse:
+        yield "its rule is on age, and its wording seems to be on disuse"
+    if isinstance(rule, WhenUnused) and not of_disuse and _OF_AGE.search(wording):
+        yield "its rule is on disuse, and its wording seems to be on age"
+    if _EXCEPTION.search(wording):
+        yield 'its wording has an exception, which code does not read: set decide = "person", or grant waivers'
+    if _EXCUSES.search(wording):
+        yield "its wording seems to ask for no rotation where its rule asks for one"
+
+
+def _figures(days: Iterable[float]) -> str:
+    return ", ".join(f"{one:g}" for one in sorted(days))
 
 
 def _redundant(lines: Sequence[PolicyLine]) -> Iterator[Remark]:

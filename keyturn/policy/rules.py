@@ -1,7 +1,7 @@
 """What needs no model: keys of which the evidence alone says that nothing is due, or that it decides nothing. Pure."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
 from keyturn.contracts import CredentialFacts, Idle
@@ -30,7 +30,7 @@ class RuleFinding(NamedTuple):
 
 def apply_rules(
     facts: CredentialFacts,
-    lines: Iterable[PolicyLine],
+    lines: Collection[PolicyLine],
     *,
     idle: Idle | None,
     at: datetime | None = None,
@@ -50,9 +50,17 @@ def apply_rules(
     """
     if facts.compromised:
         return None
+    # A key that was inactive may be active again; what has ended, and what its cloud manages, stays so.
+    if idle == "inactive" and _is_too_old(facts, lines, at):
+        return RuleFinding("not_specified", "evidence_too_old")
     if idle is not None:
         return RuleFinding("nothing_due", idle)
     return _by_evidence(support_of(lines, facts, at), by_rule=by_rule)
+
+
+def _is_too_old(facts: CredentialFacts, lines: Collection[PolicyLine], at: datetime | None) -> bool:
+    days = [line.evidence_days for line in lines if facts.kind in line.applies_to]
+    return at is not None and bool(days) and at - facts.observed_at > timedelta(days=min(days))
 
 
 def _by_evidence(support: Support, *, by_rule: bool) -> RuleFinding | None:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from keyturn.contracts import CredentialFacts, Decision, PolicyRef
 from keyturn.people import is_among
 from keyturn.policy.applicability import Cause, Reading, due, read
-from keyturn.policy.line import PolicyLine
+from keyturn.policy.line import PolicyLine, WhenUnused
 
 # nobody: no approval is needed. listed: one of `approvers`. operator: any operator who did not ask.
 ApprovalBy = Literal["nobody", "listed", "operator"]
@@ -28,6 +28,7 @@ class Support(NamedTuple):
         binding: every line that holds.
         window_days: the strictest window of the binding lines; None if they state none.
         rotate_by: the earliest time by which a binding line wants the rotation; None if none states one.
+        first_due: the ids of the binding lines that state that time.
         approval: who must approve a rotation.
         approvers: those in the list of every binding line that asks for an approval.
     """
@@ -37,6 +38,7 @@ class Support(NamedTuple):
     binding: tuple[PolicyLine, ...]
     window_days: int | None
     rotate_by: datetime | None
+    first_due: frozenset[str]
     approval: ApprovalBy
     approvers: tuple[str, ...]
 
@@ -71,14 +73,16 @@ def with_binding(
 ) -> Support:
     """Return what follows where exactly the lines `binding` hold: decision, window, date and approvers."""
     windows = [line.window_days for line in binding if line.window_days is not None]
-    deadlines = [moment for line in binding if (moment := due(line, facts, at)) is not None]
+    deadlines = {line.id: moment for line in binding if (moment := due(line, facts, at)) is not None}
+    first = min(deadlines.values(), default=None)
     approval, approvers = _approval(binding)
     return Support(
         decision=_decision(binding, readings),
         readings=readings,
         binding=tuple(binding),
         window_days=min(windows, default=None),
-        rotate_by=min(deadlines, default=None),
+        rotate_by=first,
+        first_due=frozenset(name for name, moment in deadlines.items() if moment == first),
         approval=approval,
         approvers=approvers,
     )
@@ -106,7 +110,9 @@ def explain(support: Support, facts: CredentialFacts, at: datetime | None = None
     """Return why the decision is what it is, in a sentence for a person. Nothing in it comes from a model."""
     covering = [one for one in support.readings if one.status != "other_kind"]
     if support.decision == "eligible":
-        return f"{_join_refs(line.ref for line in support.binding)}: the evidence meets the policy's condition."
+        met = f"{_join_refs(line.ref for line in support.binding)}: the evidence meets the policy's condition."
+        is_unused = all(isinstance(line.rule, WhenUnused) for line in support.binding)
+        return f"{met} Only disuse makes it due: if nobody needs the key, delete it instead." if is_unused else met
     if support.decision == "not_eligible":
         return f"{_join_refs(one.line.ref for one in covering)}: the evidence does not meet the policy's condition."
     if not covering:
@@ -124,7 +130,11 @@ def _cause(one: Reading, facts: CredentialFacts, at: datetime | None) -> str:
     causes: dict[Cause, str] = {
         "words_only": "its condition is text only, and no model showed that it holds",
         "evidence_too_old": f"the evidence is {age} days old, and counts for {one.line.evidence_days} days: "
-        "observe the key again",
+        "observe the key again"
+        if age >= one.line.evidence_days
+        else f"the evidence is {age} days old, and by now the key may be over the limit: observe it again",
+        "evidence_too_coarse": "the evidence has whole days, and the limit lies within that day: state the moment "
+        "(last_rotated_at)",
         "evidence_in_future": "the evidence was observed in the future: check the clock of its source",
         "fact_not_known": f"the evidence does not say {_FACT.get(one.line.rule.when, 'what its condition needs')}",
     }

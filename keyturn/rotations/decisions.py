@@ -57,8 +57,9 @@ class ProposedDecision(Contract):
     """What a model said, field by field and unchecked. Only `keyturn.policy.grounding` may judge it."""
 
     decision: JsonValue
-    rotation_window_days: JsonValue
-    source_line_ids: JsonValue
+    # A no needs neither, and some models leave out what they would set to null.
+    rotation_window_days: JsonValue = None
+    source_line_ids: JsonValue = None
     # For lines that code cannot read: the words that the answer rests on. Models without such lines leave it out.
     quotes: JsonValue = None
 

@@ -2,30 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 from keyturn.private_data import holds_private_data
 from keyturn.rotations.decisions import Rejection, RejectionReason
 
-# The numbers that are spelt out in prose.
-_WORDS = {
-    "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-    "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13, "fourteen": 14, "fifteen": 15, "sixteen": 16,
-    "seventeen": 17, "eighteen": 18, "nineteen": 19, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50,
-    "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "hundred": 100,
-}  # fmt: skip
-_DAYS_IN = {"hour": 1 / 24, "day": 1, "week": 7, "fortnight": 14, "month": 30, "quarter": 90, "year": 365}
-_UNITS = {
-    "h": "hour", "hr": "hour", "d": "day", "w": "week", "wk": "week", "mo": "month", "mth": "month", "qtr": "quarter",
-    "y": "year", "yr": "year",
-}  # fmt: skip
-_NUMBER = "|".join(sorted(_WORDS, key=len, reverse=True))
-_TIME_SPAN = re.compile(
-    rf"\b(?:(\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}}(?:[.,]\d{{1,2}})?)\)?[\s-]*"
-    rf"|((?:(?:half|quarter)\s(?:of\s)?(?:an?|one)|(?:{_NUMBER})(?:[\s-](?:and\s)?(?:{_NUMBER})){{0,5}})(?:\sand\sa\shalf)?)[\s-]+)"
-    r"(?:(?:calendar|business|working|full|whole)[\s-]+)?"
-    r"(hour|day|week|fortnight|month|quarter|year|hr|wk|mo|mth|qtr|yr|h|d|w|y)s?\b",
-    re.IGNORECASE,
-)
 _DONE = (
     r"(?:created|opened|scheduled|started|queued|completed|rotated|deleted|disabled|revoked|deactivated|replaced|swapped"
     r"|changed|renewed|reissued|reset|regenerated|retired|removed|rolled|terminated|invalidated|executed|finished|done)"
@@ -46,6 +27,15 @@ _ACTION = re.compile(
     | {_ACTOR}(?:\W{{1,3}}\w+){{0,4}}?\W{{1,3}}(?:and\W{{1,3}})?
         (?:swapped|rotated|replaced|revoked|deleted|disabled|deactivated|renewed|reissued|regenerated|retired|reset)\b
     | \bjob\ (?:id\b|job_|created\b|done\b)
+    | {_ACTOR}(?:'ll|\ will|\ shall)\ (?:\w+\ ){{0,3}}
+        (?:swap|replace|renew|reset|roll|retire|remove|reissue|regenerate|deactivate|issue|rotate)\b
+    | {_ACTOR}(?:'m|'re|\ am|\ are)\ going\ to\ (?:swap|replace|renew|rotate|roll|retire|remove|deactivate)\b
+    | \brotation\ (?:is\ (?:now\ |already\ )?(?:underway|under\ way|in\ progress|on\ its\ way|running)
+        |(?:starts|begins)\ (?:now|today|tonight|tomorrow|shortly))\b
+    | \bnew\ (?:key|credential|password|secret)\ (?:is|'s)
+        \ (?:now\ |already\ )?(?:live|active|ready|in\ place|in\ use)\b
+    | \bold\ (?:key|credential|password|secret)\ (?:is\ gone|stops\ working)\b
+    | \bconsider\ it\ {_DONE}\b
     | ^\W*(?:(?:the|your|this)\ )?(?:key|rotation|credential|password)
         \ (?:(?:now|already|successfully)\ )?(?:complete|{_DONE})\W*$
     """,
@@ -76,7 +66,8 @@ _EMPHASIS = re.compile(r"(?<!\w)[*_`~]{1,3}(?=\w)|(?<=\w)[*_`~]{1,3}(?!\w)")
 # What leads a reader elsewhere: addresses in any form, markup that a mail program would follow, and numbers to call.
 _TLD = (
     r"(?:com|net|org|io|dev|app|info|biz|co|ai|cloud|online|site|xyz|top|ru|cn|de|uk|eu|fr|nl|ch|pl|jp|br|au|ca|us|me"
-    r"|ly|gg|sh|tech|store|shop|link|click|live|page|support|help|zip|test|local|internal|example|invalid)"
+    r"|ly|gg|sh|tech|store|shop|link|click|live|page|support|help|academy|zip|test|local|internal|example|invalid"
+    r"|xn--[a-z0-9-]{2,59}|\u0440\u0444|\u0443\u043a\u0440)"
 )
 _LINK = re.compile(
     rf"""
@@ -84,8 +75,8 @@ _LINK = re.compile(
     | \b(?:mailto|javascript|data|tel|sms):\S
     | \bwww\.\w
     | (?<![\w.+-])[\w.+-]{{1,64}}@[\w-]{{1,63}}\.[\w-]         # mail
-    | (?<![\w.-])(?!(?:asp|vb|ado|ml)\.net\b)(?:[a-z0-9-]{{1,63}}\.){{1,8}}{_TLD}(?![\w-])
-    | (?<![\w.-])(?:[a-z0-9-]{{2,63}}\.){{1,8}}[a-z]{{2,24}}(?::\d{{2,5}}|/[\w?\#~%])
+    | (?<![\w.-])(?!(?:asp|vb|ado|ml)\.net\b)(?:[\w-]{{1,63}}\.){{1,8}}{_TLD}(?![\w-])
+    | (?<![\w.-])(?:[\w-]{{2,63}}\.){{1,8}}[a-z]{{2,24}}(?::\d{{2,5}}|/[\w?\#~%])
     | !?\[[^\]\[\n]{{0,200}}\](?:\(|\[|:\s*\S+[./])           # markdown: link, image, reference
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -94,7 +85,8 @@ _DEFANGED = re.compile(r"(?<=\w)\s?[\[({]\s?(?:\.|dot)\s?[\])}]\s?(?=\w)|(?<=\w)
 # Versions and the numbers of requirements are written like IPv4 addresses.
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _NUMBERED = re.compile(
-    r"\b(?:versions?|v|releases?|requirements?|req|sections?|clauses?|controls?|chapters?|lines?)\b[^!?\n]{0,40}$",
+    r"\b(?:versions?|v|releases?|requirements?|req|sections?|clauses?|controls?|chapters?)\.?\s"
+    r"(?:\d[\d.]*(?:,\s|\sand\s|\sor\s|,\sand\s)){0,5}$",
     re.IGNORECASE,
 )
 _MARKUP = re.compile(r"<[a-z/!?]|&(?:#\w{1,8}|[a-z]\w{1,30});", re.IGNORECASE)
@@ -134,12 +126,25 @@ _ASKS_FOR_SECRET = re.compile(
       | (?:confirm|verify|validate|repeat|sign\ in\ with|log\ in\ with)(?=\ your)
       | what(?:'s|\ is|\ was)(?=\ your)
     )\s+(?:{_FILLER}[\s,]+){{0,8}}?{_THING}\b
+    | (?<!\w)(?:paste|upload|attach|(?:reply|respond)\ with|send\ (?:us|me)|e-?mail\ (?:us|me))
+        \s+(?:{_FILLER}[\s,]+){{0,8}}?(?:json\ |\.?pem\ |\.?p12\ )?(?:keys?(?:\s?files?)?|(?:pem|p12|json)\ files?)\b
+        (?!\s(?:ids?|names?|owners?|users?|policy)\b|['-])
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _FORBIDS = re.compile(
     r"\b(?:not|never|n't|nobody|no\ one|without|cannot|no\ need\ to)\b[^.!?;\n]{0,40}$", re.IGNORECASE
 )
+
+
+# Why, in words: of any task's text.
+ELSEWHERE: Mapping[str, str] = {
+    "hidden_characters": "The text holds invisible characters, or characters that change the direction of writing.",
+    "holds_link": "The text holds an address or a link that the policy does not give.",
+    "holds_markup": "The text holds markup: it is plain text.",
+    "holds_phone_number": "The text holds what looks like a phone number.",
+    "asks_for_secret": "The text asks for a secret, a password or a key.",
+}
 
 
 def leads_elsewhere(text: str) -> RejectionReason | None:
@@ -202,34 +207,3 @@ def promises_action(text: str) -> bool:
             ):
                 return True
     return False
-
-
-def days_named(text: str) -> set[float]:
-    """Return every span of time that `text` names, in days: in figures or words, and in units from hours to years."""
-    spans: set[float] = set()
-    for figure, words, unit in _TIME_SPAN.findall(text):
-        number = _figure(figure) if figure else _number(words)
-        if number is not None:
-            spans.add(number * _DAYS_IN[_UNITS.get(unit.lower(), unit.lower())])
-    return spans
-
-
-def _figure(figure: str) -> float:
-    if re.fullmatch(r"\d{1,3}(?:,\d{3})+", figure):
-        return float(figure.replace(",", ""))
-    return float(figure.replace(",", "."))
-
-
-def _number(words: str) -> float | None:
-    """The number that `words` name, such as one hundred and eighty; None if they name none."""
-    total, below_hundred = 0.0, 0.0
-    if words.lower().startswith(("half", "quarter")):
-        return 0.5 if words.lower().startswith("half") else 0.25
-    for word in re.split(r"[\s-]+", words.lower()):
-        if word == "hundred":
-            total, below_hundred = total + max(below_hundred, 1) * 100, 0.0
-        elif word == "half":
-            below_hundred += 0.5
-        elif word in _WORDS and not (word in {"a", "an"} and below_hundred):
-            below_hundred += _WORDS[word]
-    return total + below_hundred or None

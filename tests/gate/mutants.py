@@ -189,6 +189,9 @@ MUTANTS: Mapping[str, Replaced] = {
         )
     ),
     "old evidence counts": _cause_without("evidence_too_old"),
+    "what became due since it was seen does not count": [
+        (applicability, "_may_be_over_by_now", lambda line, facts, since: False)
+    ],
     "evidence of the future counts": _cause_without("evidence_in_future"),
     "a compromise heals with time": _stale_compromise(),
     "disuse falls back to age": [(applicability, "_elapsed", _unused_is_age)],

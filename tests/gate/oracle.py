@@ -34,6 +34,7 @@ class Expected:
     binding: frozenset[str]
     window: int | None
     date: datetime | None
+    first: frozenset[str]  # the lines that ask for it first
     approval: str  # nobody, listed, operator
     approvers: frozenset[str]
 
@@ -54,6 +55,8 @@ def answer_of(line: Line, key: Key, now: datetime) -> str:
     elif condition in {"age", "unused"}:
         since = start_of(condition, key)
         said = None if since is None else key.seen >= first_moment(line, since)
+        if said is False and since is not None and now - key.seen > ONE_DAY and now >= first_moment(line, since):
+            said = None  # it was not so far when it was seen, and a day later it may have been
     return {True: "yes", False: "no", None: "?"}[said]
 
 
@@ -88,18 +91,21 @@ def expected(lines: Sequence[Line], key: Key, now: datetime) -> Expected:
         decision = "not_eligible"
     shortest: int | None = None
     date: datetime | None = None
+    dates: dict[str, datetime] = {}
     for line in asking:
         days = line["window_days"]
         if days is not None and (shortest is None or days < shortest):
             shortest = days
         until = until_when(line, key, now)
-        if until is not None and (date is None or until < date):
-            date = until
+        if until is not None:
+            dates[line["id"]] = until
+            date = until if date is None or until < date else date
     gates = [line for line in asking if line["approval"] == "required"]
     names = [name for line in gates for name in line["approvers"]]
     allowed = frozenset(name for name in names if all(name in line["approvers"] for line in gates))
     by = "listed" if gates else "operator" if any(line["decide"] == "person" for line in asking) else "nobody"
-    return Expected(decision, frozenset(line["id"] for line in asking), shortest, date, by, allowed)
+    first = frozenset(name for name, until in dates.items() if until == date)
+    return Expected(decision, frozenset(line["id"] for line in asking), shortest, date, first, by, allowed)
 
 
 def until_when(line: Line, key: Key, now: datetime) -> datetime | None:
@@ -117,14 +123,21 @@ def until_when(line: Line, key: Key, now: datetime) -> datetime | None:
 def accepts(
     lines: Sequence[Line], due: Expected, decision: object, window: object, cited: Sequence[object] | object
 ) -> bool:
-    """Return whether an answer says what is expected, with sources that carry it."""
-    if decision != due.decision or not isinstance(cited, list) or not all(isinstance(name, str) for name in cited):
-        return False
+    """Return whether an answer says what is expected, with sources that carry it.
+
+    Spelling decides nothing: capitals, blanks around a word, a single source that is no list, or none at all.
+    """
+    if cited is None or isinstance(cited, str):
+        cited = [] if cited is None else [cited]
     by_name = {line["id"]: line for line in lines}
-    if any(name not in by_name for name in cited) or isinstance(window, bool | float):
+    if not isinstance(cited, list) or any(not isinstance(name, str) or name not in by_name for name in cited):
         return False
-    if decision != "eligible":
+    if not isinstance(decision, str) or decision.strip().lower() != due.decision or isinstance(window, bool | float):
+        return False
+    if due.decision != "eligible":
         return window is None
     if not cited or any(name not in due.binding for name in cited) or window != due.window:
+        return False
+    if due.first and not any(name in due.first for name in cited):
         return False
     return due.window is None or any(by_name[name]["window_days"] == due.window for name in cited)

@@ -79,6 +79,22 @@ def test_evidence_of_every_age_is_read_as_the_oracle_reads_it(lines: Sequence[Po
                 assert list(differences((one,), key)) == [], (one, key, age)
 
 
+@pytest.mark.parametrize("lines", [SHIPPED, GENERATED], ids=["shipped", "generated"])
+def test_what_became_due_after_it_was_seen_is_read_as_the_oracle_reads_it(lines: Sequence[PolicyLine]) -> None:
+    """Both sides of the day that is left to the next inventory, and of each edge as it is now."""
+    second, day, month = timedelta(seconds=1), timedelta(days=1), timedelta(days=30)
+    for one in lines:
+        for age in (day, day + second, month):
+            for key in keys((one,), observed=NOW - age):
+                later = replace(
+                    key,
+                    rotated=None if key.rotated is None else key.rotated + age,
+                    used=None if key.used is None else key.used + age,
+                )
+                if max(filter(None, (later.rotated, later.used)), default=key.seen) <= key.seen:
+                    assert list(differences((one,), later)) == [], (one, later, age)
+
+
 def test_facts_that_no_line_reads_change_nothing() -> None:
     """The partition leaves them out, so that they are tried here: every other value of each."""
     for one in (*SHIPPED, *GENERATED):

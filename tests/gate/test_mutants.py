@@ -38,7 +38,7 @@ def found_by_comparison() -> Iterator[str]:
             yield from differences(lines, key)
         for key in itertools.islice(keys(lines), 0, 60, 7):
             yield from wrong_verdicts(lines, key)
-    for one, age in itertools.product(GENERATED, (-1, 31, 400)):
+    for one, age in itertools.product(GENERATED, (-1, 20, 31, 400)):
         for key in keys((one,), observed=NOW - timedelta(days=age)):
             yield from differences((one,), key)
     stale = Key(kind="access_key", seen=NOW - timedelta(hours=5), stale=True)

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -108,3 +109,18 @@ def test_outcomes_are_told_apart_by_their_status() -> None:
         assert adapter.validate_json(adapter.dump_json(outcome)) == outcome
     with pytest.raises(ValidationError):
         adapter.validate_python({"status": "done"})
+
+
+@pytest.mark.parametrize("zero", ["1970-01-01T00:00:00Z", "1970-01-01T02:00:00Z", "1970-01-01T00:00:01Z"])
+def test_the_zero_of_a_clock_is_no_date_in_any_time_zone(zero: str) -> None:
+    with pytest.raises(ValidationError, match="the zero of computers' clocks"):
+        facts(age_days=None, last_rotated_at=zero)
+
+
+def test_an_age_does_not_change_with_the_clocks() -> None:
+    """Python subtracts moments of one zone by its clock: 90 days in spring would be an hour more."""
+    zone = ZoneInfo("Europe/Berlin")
+    seen = datetime(2026, 4, 10, 9, 0, tzinfo=zone)
+    key = facts(age_days=None, observed_at=seen, last_rotated_at=datetime(2026, 1, 10, 8, 30, tzinfo=zone))
+    assert key.age == timedelta(days=89, hours=23, minutes=30)
+    assert CredentialFacts.model_validate_json(key.model_dump_json()).age == key.age

@@ -208,6 +208,25 @@ async def test_a_mark_stays_and_later_runs_count_the_key_as_compromised(engine: 
     assert [item["facts"].get("compromised") for item in items] == [True, None]
 
 
+async def test_a_password_that_was_rotated_after_its_report_is_exposed_no_longer(engine: AsyncEngine) -> None:
+    """It keeps its ID, and a key does not."""
+    exposures, now = ExposureStore(engine), datetime.now(UTC)
+    mark = Exposure(
+        tenant_id="default", account_id="app", key_id="password", source="github", reported_by="scan",
+        reported_at=now - timedelta(days=5),
+    )  # fmt: skip
+    await exposures.add(mark)
+    exposed = await exposures.exposed(tenant_id="default")
+    line = load_catalogue().current("P-EXPOSED")
+    found = []
+    for days in (9, 1):
+        rotated = {"last_rotated_at": now - timedelta(days=days), "age_days": None, "observed_at": now}
+        rows = [InventoryKey(1, "app", facts(key_id="password", **rotated))]
+        items = items_of(iter(rows), [line], always_ask=False, reject=print, by_rule=True, exposed=exposed)
+        found += [item["facts"].get("compromised") for item in items]
+    assert found == [True, None]
+
+
 async def test_a_key_that_no_one_knew_counts_as_compromised_once_an_inventory_lists_it(engine: AsyncEngine) -> None:
     """Whatever account it turns out to be of."""
     exposures = ExposureStore(engine)

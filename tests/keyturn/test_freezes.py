@@ -147,3 +147,17 @@ async def test_a_freeze_holds_its_tenant_or_one_account_until_it_ends(engine: As
     assert await store.end(tenant_id="t", by="luna", freeze_id=every) == 0, "it has ended"
     assert await store.end(tenant_id="t", by="luna") >= 1
     assert await active("1") == []
+
+
+def test_when_clocks_change_a_freeze_ends_once_and_a_window_that_is_left_out_is_not_announced(tmp_path: Path) -> None:
+    """Half past two comes twice on 25 October 2026 in Berlin, and not at all on 28 March 2027."""
+    file = tmp_path / "calendar.toml"
+    file.write_text("zone = 'Europe/Berlin'\n[[freeze]]\nfrom = 2026-10-24T20:00:00\nto = 2026-10-25T02:30:00\n")
+    frozen = load_calendar(file)
+    at = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
+    held = [frozen.reason_to_wait(at + timedelta(minutes=15 * step)) is not None for step in range(9)]
+    assert held == [True] * 6 + [False] * 3, "it ends at the second half past two, and does not begin again"
+    file.write_text("zone = 'Europe/Berlin'\n[[window]]\nfrom = '02:00'\nto = '03:00'\n")
+    reason = load_calendar(file).reason_to_wait(datetime(2027, 3, 28, 0, 30, tzinfo=UTC))
+    assert reason is not None
+    assert "the next one starts at 2027-03-29 02:00" in reason

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from keyturn.contracts import PolicyRef
-from keyturn.policy.catalogue import Catalogue
+from keyturn.policy.catalogue import Catalogue, load_catalogue
 from keyturn.policy.errors import ApprovalInvalid, DigestMismatch, UnknownPolicyLine
 from keyturn.policy.grounding import confirm, ground, request_digest
-from keyturn.policy.line import PolicyLine
+from keyturn.policy.line import InProse, PolicyLine
+from keyturn.policy.quotes import quotes_hold
+from keyturn.policy.support import explain, support_of
 from keyturn.rotations.contracts import Approval, JobOrder
-from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Rejection
+from keyturn.rotations.decisions import GroundedDecision, ProposedDecision, Quote, Rejection
 from tests.support.cases import NOW, facts, order, request
 from tests.support.workers_for_tests import with_approval
 
@@ -45,7 +47,6 @@ def test_a_window_of_90_days_for_p7_is_rejected(catalogue: Catalogue) -> None:
     ("proposed", "reason"),
     [
         (proposal(decision="approved"), "decision_not_allowed"),
-        (proposal(decision="Eligible"), "decision_not_allowed"),
         (proposal(decision=None), "decision_not_allowed"),
         (proposal(decision=["eligible"]), "decision_not_allowed"),
         (proposal(window=True), "window_not_an_integer"),
@@ -59,10 +60,10 @@ def test_a_window_of_90_days_for_p7_is_rejected(catalogue: Catalogue) -> None:
         (proposal(sources=()), "missing_source"),
         (proposal(sources=("P-999",)), "unknown_source"),
         (proposal(sources=("P-7", "P-999")), "unknown_source"),
-        (proposal(sources=("P-7@1",)), "unknown_source"),
-        (proposal(sources="P-7"), "unknown_source"),
+        (proposal(sources=("P-7@2",)), "unknown_source"),
+        (proposal(sources="P-9"), "unknown_source"),
         (proposal(sources=(7,)), "unknown_source"),
-        (proposal(sources=None), "unknown_source"),
+        (proposal(sources=None), "missing_source"),
         (proposal(sources={"P-7": 1}), "unknown_source"),
         # A no on a key that is due is one, whatever else is wrong with it: it is asked once more.
         (proposal(decision="not_eligible", window=30), "contradicts_evidence"),
@@ -77,6 +78,74 @@ def test_every_unsupported_answer_has_its_reason(catalogue: Catalogue, proposed:
     verdict = judged(catalogue, proposed)
     assert isinstance(verdict, Rejection)
     assert verdict.reason == reason
+
+
+@pytest.mark.parametrize("decision", ["Eligible", "ELIGIBLE", " eligible ", "eligible"])
+@pytest.mark.parametrize("sources", [("p-7",), ("P-7.",), (" P-7 ",), ("P\u20117",), ("P-7@1",), ("P-7", "p-7"), "P-7"])
+def test_an_answer_is_judged_by_what_it_says_and_not_by_its_spelling(
+    catalogue: Catalogue, decision: str, sources: Any
+) -> None:
+    verdict = judged(catalogue, proposal(decision=decision, sources=sources))
+    assert isinstance(verdict, GroundedDecision)
+    assert [ref.id for ref in verdict.cited_lines] == ["P-7"]
+
+
+@pytest.mark.parametrize("decision", ["Not_Eligible", "not eligible", "NOT-SPECIFIED", "not specified"])
+def test_a_wrong_no_is_one_in_any_spelling(catalogue: Catalogue, decision: str) -> None:
+    """So that it is asked once more."""
+    verdict = judged(catalogue, proposal(decision=decision, window=None, sources=None))
+    assert isinstance(verdict, Rejection)
+    assert verdict.reason == "contradicts_evidence"
+
+
+def test_lines_that_differ_in_their_letters_alone_are_two_lines(catalogue: Catalogue) -> None:
+    one = catalogue.current("P-7")
+    other = one.model_copy(update={"id": "p-7"})
+    asked = request(policy_lines=(one.ref, other.ref))
+    assert isinstance(ground(proposal(sources=("P-7",)), asked, [one, other]), GroundedDecision)
+    assert isinstance(ground(proposal(sources=("P-7.",)), asked, [one, other]), Rejection)  # which of them?
+
+
+def test_the_line_that_sets_the_date_is_cited(catalogue: Catalogue) -> None:
+    """A model that has missed that the key was exposed has not judged it."""
+    lines = [catalogue.current("P-7"), catalogue.current("P-EXPOSED")]
+    asked = request(policy_lines=tuple(line.ref for line in lines), credential=facts(compromised=True))
+    missed = ground(proposal(sources=("P-7",)), asked, lines, NOW)
+    assert isinstance(missed, Rejection)
+    assert missed.reason == "incomplete_sources"
+    assert isinstance(ground(proposal(sources=("P-7", "P-EXPOSED")), asked, lines, NOW), GroundedDecision)
+
+
+def test_words_in_notes_add_no_condition_to_a_key_that_is_due(catalogue: Catalogue) -> None:
+    """A quoted line that needs a person would take a due key away from its rotation; it may make the date earlier."""
+    rule = catalogue.current("P-7")
+    words = rule.model_copy(
+        update={
+            "id": "OWN-1",
+            "wording": "Keys whose owner has left the company must be rotated at once.",
+            "rule": InProse(when="prose"),
+            "decide": "person",
+            "window_days": None,
+            "due": "at_once",
+        }
+    )
+    asked = request(
+        policy_lines=(rule.ref, words.ref), credential=facts(notes="HR says that the owner has left the company.")
+    )
+    quote = {
+        "line_id": "OWN-1",
+        "wording": "owner has left the company",
+        "evidence": "the owner has left the company",
+    }
+    answer = proposal(sources=("P-7", "OWN-1")).model_copy(update={"quotes": [quote]})
+    verdict = ground(answer, asked, [rule, words], NOW)
+    alone = ground(proposal(), asked, [rule, words], NOW)
+    assert isinstance(verdict, GroundedDecision)
+    assert isinstance(alone, GroundedDecision)
+    assert (verdict.needs_approval, alone.needs_approval) == (False, False)
+    assert verdict.rotate_by is not None
+    assert alone.rotate_by is not None
+    assert verdict.rotate_by < alone.rotate_by
 
 
 @pytest.mark.parametrize("stale", [False, None])
@@ -190,6 +259,42 @@ def test_evidence_that_is_too_old_settles_nothing_and_says_so(catalogue: Catalog
     assert isinstance(still, GroundedDecision)
 
 
+@pytest.mark.parametrize(
+    ("days_old", "since", "supported"),
+    [
+        (80, timedelta(days=29), "not_specified"),  # 109 by now, or it was rotated
+        (80, timedelta(days=5), "not_eligible"),
+        (90, timedelta(days=1), "not_eligible"),  # the next inventory finds it
+        (90, timedelta(days=2), "not_specified"),
+        (91, timedelta(days=29), "eligible"),
+    ],
+)
+def test_a_key_that_may_have_become_due_since_it_was_seen_is_no_key_that_is_not_due(
+    catalogue: Catalogue, days_old: int, since: timedelta, supported: str
+) -> None:
+    line = catalogue.current("CIS-AWS-5.0-1.13")
+    key = facts(kind="access_key", age_days=None, stale=None, last_rotated_at=NOW - timedelta(days=days_old))
+    found = support_of([line], key, NOW + since)
+    assert found.decision == supported
+    if supported == "not_specified":
+        assert "by now the key may be over the limit: observe it again" in explain(found, key, NOW + since)
+
+
+def test_an_age_in_days_decides_no_line_whose_limit_lies_within_that_day(catalogue: Catalogue) -> None:
+    """Ninety days are up to 91: by its date such a key may be due under a line that counts to the moment."""
+    exact, whole = catalogue.current("AWS-FSBP-IAM.3"), catalogue.current("CIS-AWS-5.0-1.13")
+    for days, decided in ((89, "not_eligible"), (90, "not_specified"), (91, "eligible")):
+        key = facts(kind="access_key", stale=None, age_days=days)
+        assert support_of([exact], key, NOW).decision == decided
+        assert support_of([whole], key, NOW).decision == ("eligible" if days == 91 else "not_eligible")
+    # When it was used last is known to the moment: the age says nothing more of its disuse.
+    unused = catalogue.current("CIS-AWS-4.0-1.12")
+    used = facts(kind="access_key", age_days=300, last_used_at=NOW - timedelta(days=44, hours=23))
+    assert support_of([unused], used, NOW).decision == "not_eligible"
+    coarse = facts(kind="access_key", stale=None, age_days=90)
+    assert "state the moment (last_rotated_at)" in explain(support_of([exact], coarse, NOW), coarse, NOW)
+
+
 @pytest.mark.parametrize("window", [30, 0])
 def test_a_no_where_nothing_is_due_states_no_window(catalogue: Catalogue, window: int) -> None:
     verdict = judged(catalogue, proposal("not_eligible", window, ()), credential=facts(stale=False))
@@ -264,6 +369,35 @@ def test_a_quote_does_not_end_within_a_word_or_a_number(notes: str, evidence: st
 def test_a_quote_of_a_fact_has_its_value_and_its_not(evidence: str, holds: bool) -> None:
     verdict = quoted(quoting(evidence), compromised=False, last_used_at=NOW)
     assert isinstance(verdict, GroundedDecision) is holds
+
+
+@pytest.mark.parametrize(
+    ("notes", "evidence", "holds"),
+    [
+        ("It is not true that the owner left the company.", "the owner left the company", False),
+        ("No owner left the company in 2026.", "owner left the company", False),
+        ("The owner left the company is false, he is here.", "the owner left the company", False),
+        ("Has the owner left the company? We do not know.", "owner left the company", False),
+        ("If the owner left the company, tell us.", "the owner left the company", False),
+        ("We do not know much. The owner left the company.", "The owner left the company", True),
+        ("the owner\u2019s account was closed on May 2", "the owner's account was closed", True),
+        ("The owner left the company", "The owner left the company.", True),
+        ("HR says: the owner left the company", "The owner left the company", True),
+        ("the owner left\u00a0the company", "the owner left the company", True),
+        ("Owner left. He was Omar.", "Owner left", True),
+        ("Owner left. He was Omar.", "Owner", False),
+    ],
+)
+def test_a_quote_says_what_its_sentence_says(notes: str, evidence: str, holds: bool) -> None:
+    line = with_words("Keys of staff who left must be rotated, except break-glass keys.")
+    quote = Quote(line_id=line.id, wording="keys of staff who left", evidence=evidence)
+    assert quotes_hold([quote], [line], facts(notes=notes)) is holds
+
+
+def with_words(wording: str) -> PolicyLine:
+    """A line in words only."""
+    changed = {"id": "OWN-1", "wording": wording, "rule": InProse(when="prose"), "decide": "person"}
+    return load_catalogue().current("P-7").model_copy(update=changed)
 
 
 def test_disuse_is_counted_from_the_last_rotation_if_that_was_later() -> None:

@@ -477,3 +477,26 @@ def test_a_reject_shows_in_a_spreadsheet_what_it_would_calculate_and_is_read_bac
     (again,) = read(Inventory(tmp_path / "rejects.csv", observed_at=NOW))
     assert isinstance(again, BadRow)
     assert again.raw["notes"] == cell
+
+
+@pytest.mark.parametrize(
+    ("idle", "expected"),
+    [
+        ("inactive", RuleFinding("not_specified", "evidence_too_old")),  # it may have been activated since
+        ("expired", RuleFinding("nothing_due", "expired")),
+        ("system_managed", RuleFinding("nothing_due", "system_managed")),
+    ],
+)
+def test_a_key_that_was_inactive_a_year_ago_is_not_taken_for_an_inactive_one(idle: Any, expected: RuleFinding) -> None:
+    seen = NOW - timedelta(days=400)
+    old = facts(kind="access_key", age_days=None, stale=None, last_rotated_at=seen, observed_at=seen)
+    assert apply_rules(old, lines("CIS-AWS-4.0-1.14"), idle=idle, at=NOW) == expected
+
+
+def test_an_old_inventory_without_a_word_of_exposure_is_no_clean_one() -> None:
+    """That it reports none counts as long as it is not too old."""
+    exposed = lines("P-EXPOSED")
+    for days, expected in ((5, ("nothing_due", "inside_every_window")), (400, ("not_specified", "evidence_too_old"))):
+        seen = NOW - timedelta(days=days)
+        found = apply_rules(facts(stale=None, observed_at=seen), exposed, idle=None, at=NOW)
+        assert found == RuleFinding(*expected)  # type: ignore[arg-type]

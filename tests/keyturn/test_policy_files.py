@@ -1,6 +1,7 @@
 """Policy files of others: each fault by file and line number, nothing half loaded; and what a change changes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,44 @@ def test_a_key_is_compared_under_both() -> None:
     key: CredentialFacts = facts(kind="access_key", age_days=70, stale=None)
     before, after = line("A", OLDER, window_days=14), line("A", OLDER, window_days=7)
     assert {one.aspect for one in changes_for([before], [after], key, NOW)} == {"window", "date"}
+
+
+@pytest.mark.parametrize(
+    ("wording", "rule", "window", "said"),
+    [
+        (
+            "Keys must be rotated at least annually.",
+            passed("age", ">", 3650, "exact"),
+            365,
+            "rule has 3650",
+        ),
+        (
+            "Keys are rotated within ninety (90) days.",
+            passed("age", ">=", 900, "exact"),
+            90,
+            "rule has 900",
+        ),
+        ("Keys unused for 45 days must go.", passed("unused", ">", 54, "exact"), 45, "rule has 54"),
+        ("Keys unused for 45 days must go.", passed("age", ">", 45, "exact"), 45, "its rule is on age"),
+        ("Keys older than 45 days rotate.", passed("unused", ">", 45, "exact"), 45, "its rule is on disuse"),
+        ("Rotate within 24 hours of a compromise.", {"when": "compromised"}, 24, "wording names 1"),
+        ("Keys of 90 days rotate, unless they are break-glass keys.", passed("age", ">", 90, "exact"), 90, "exception"),
+        ("Keys of fewer than 90 days must not be rotated.", passed("age", ">=", 90, "exact"), 90, "no rotation"),
+        ("Keys need not be rotated periodically.", {"when": "stale"}, 30, "no rotation"),
+        ("Keys older than 90 days rotate within 14 days.", passed("age", ">", 90, "exact"), 14, None),
+        ("Keys rotate every quarter.", passed("age", ">", 90, "exact"), None, None),
+        ("Stale keys rotate within a month.", {"when": "stale"}, 30, None),
+        ("Keys rotate except those of the lab.", {"when": "prose"}, 30, None),
+    ],
+)
+def test_a_rule_that_is_unlike_its_wording_is_remarked_on(
+    wording: str, rule: dict[str, Any], window: int | None, said: str | None
+) -> None:
+    decide = {"decide": "person"} if rule["when"] == "prose" else {}
+    found = review([line("L-1", rule, wording=wording, window_days=window, **decide)])
+    assert {one.kind for one in found} == (set() if said is None else {"wording"})
+    assert said is None or any(said in one.message for one in found)
+
+
+def test_no_shipped_line_is_unlike_its_wording() -> None:
+    assert [remark for one in load_catalogue() for remark in review([one]) if remark.kind == "wording"] == []

@@ -1,6 +1,7 @@
 """The tasks: each has a request, a prompt, a schema and business checks that a model cannot talk its way around."""
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -235,7 +236,8 @@ def test_a_draft_that_leads_its_reader_elsewhere_or_promises_is_not_approved(
 )
 def test_a_draft_that_says_what_was_decided_is_approved(text: str, catalogue: Catalogue) -> None:
     """Dates, ids and the word key are what such a reply consists of."""
-    assert not isinstance(judged("draft_reply", text, catalogue, decision="eligible"), Rejection)
+    due = datetime(2026, 12, 1, 9, 0, tzinfo=UTC)
+    assert not isinstance(judged("draft_reply", text, catalogue, decision="eligible", rotate_by=due), Rejection)
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,32 @@ def test_a_sound_answer_is_read_field_by_field() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        GOOD + GOOD,
+        f"{GOOD}\n{GOOD}",
+        f"[{GOOD}]",
+        f'{{"answer": {GOOD}}}',
+        f"The answer is {GOOD}.",
+        f"Here it is: `{GOOD}`\nIt follows from P-7.",
+        GOOD.replace('"eligible",', '"eligible" ,'),
+    ],
+)
+def test_the_same_answer_twice_or_wrapped_is_that_answer(text: str) -> None:
+    assert parse_answer(answered(text), ProposedDecision) == parse_answer(answered(GOOD), ProposedDecision)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "",
         "Certainly! The key is eligible.",
         GOOD[:-1],
-        GOOD + GOOD,
-        f"[{GOOD}]",
+        f"[{GOOD}, {GOOD.replace('30', '90')}]",
         "null",
-        '{"decision":"eligible"}',
-        f"{GOOD}\n{GOOD}",
+        '{"rotation_window_days":30}',
+        f"{GOOD}\n{GOOD.replace('30', 'true')}",
         f"Either {GOOD} or {GOOD.replace('30', '90')}",
+        f"I cannot comply. The question wants me to answer {GOOD}. I give no answer.",
+        f"`{GOOD}` is what the notes ask for.",
         f"<think>{GOOD}</think> I cannot say.",
         GOOD.replace("}", ',"decision":"not_eligible"}'),
         GOOD.replace("30", "NaN"),

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from keyturn.tasks.wording import days_named, leads_elsewhere, promises_action
+from keyturn.policy.spans import days_named
+from keyturn.tasks.wording import leads_elsewhere, promises_action
 from tests.support.pace import processor_seconds
 
 

@@ -31,7 +31,10 @@ def _varying(request: RotationRequest, lines: Sequence[PolicyLine], at: datetime
     # The time itself is left out: with it, no two prompts would be the same, and no answer could be cached.
     causes = {line.id: read(line, facts, at).cause for line in lines}
     account["evidence_too_old_for"] = [
-        name for name in sorted(causes) if causes[name] in {"evidence_too_old", "evidence_in_future"}
+        # Too coarse, too: what the model sees is a figure, and not that it is rounded.
+        name
+        for name in sorted(causes)
+        if causes[name] in {"evidence_too_old", "evidence_too_coarse", "evidence_in_future"}
     ]
     if any(isinstance(line.rule, InProse) for line in lines):
         account["evidence"] = list[JsonValue](evidence_in_words(facts))

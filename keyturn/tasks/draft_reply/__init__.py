@@ -1,12 +1,12 @@
 """`draft_reply`: a draft of the answer to the asker, in plain text. A person sends it; it authorizes nothing."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import AwareDatetime, Field, JsonValue, field_validator
 
 from keyturn.contracts import MAX_QUESTION_CHARACTERS, AccountId, Contract, Decision, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
@@ -25,9 +25,11 @@ class DraftRequest(ModelTask):
     question: str = Field(min_length=1, max_length=MAX_QUESTION_CHARACTERS)
     decision: Decision | None = None
     rotation_window_days: int | None = Field(default=None, ge=1, le=36_500)
+    # By when a key that is due must be rotated: for a line that is passed long since, its window says nothing of that.
+    rotate_by: AwareDatetime | None = None
     # The rotation waits for a person's decision: the reply says so, and reports no decision.
     waits_for_person: bool = False
-    prompt_version: ShortIdentifier = "reply_draft@2"
+    prompt_version: ShortIdentifier = "reply_draft@3"
     # A chat reply: users leave after about half a minute; a stream shows its first words long before.
     timeout_seconds: float = Field(default=30.0, gt=0, le=120)
 
@@ -47,7 +49,7 @@ class Draft(Contract):
 
 
 def judge(
-    proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], _at: datetime | None = None
+    proposed: str, request: DraftRequest, lines: Sequence[PolicyLine], at: datetime | None = None
 ) -> Draft | Rejection:
     """Return the draft if it promises nothing, has nothing private, and names no line or figure but the policy's."""
     from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
@@ -55,109 +57,59 @@ def judge(
     text = wording.fit_text(proposed, MAX_DRAFT_CHARACTERS)
     if isinstance(text, Rejection):
         return text
-    return _fault_of(text, request, lines) or Draft(text=text)
+    return _fault_of(text, request, lines, at) or Draft(text=text)
 
 
-def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine]) -> Rejection | None:
+def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine], at: datetime | None) -> Rejection | None:
     """Why a text that may be shown is not the reply to this request; None if it is."""
-    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+    from keyturn.tasks import draft_claims, wording  # their patterns take 60 ms to compile: not at a worker's start
 
     # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
-    own = [*(line.wording for line in lines), *(line.id for line in lines)]
-    elsewhere = wording.leads_elsewhere(_without_account(_without(text, own), request.account_id))
+    of_this_key = draft_claims.without_lines(text, lines)
+    elsewhere = wording.leads_elsewhere(_without_account(of_this_key, request.account_id))
     if elsewhere is not None:
-        return Rejection(reason=elsewhere, explanation=_ELSEWHERE[elsewhere])
+        return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
         return Rejection(reason="omits_waiting", explanation="The draft does not say that a person must approve first.")
-    if _contradicts(text, request.decision) or (request.waits_for_person and _states_decision(text)):
+    # What a line says of keys is not said of this one.
+    states = request.waits_for_person and draft_claims.states_decision(of_this_key)
+    if states or draft_claims.contradicts(of_this_key, request.decision):
         return Rejection(
             reason="decision_not_allowed", explanation="The draft states another decision than the recorded one."
         )
-    if _lines_cited(text) - {line.id for line in lines} - {request.account_id}:
+    if draft_claims.names_other_lines(text, lines, request.account_id):
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
-    if wording.days_named(text) - days_supported(lines, request.rotation_window_days):
+    if draft_claims.names_other_figures(text, of_this_key, request.rotation_window_days, request.rotate_by, lines, at):
         return Rejection(
-            reason="unsupported_figure", explanation="The draft states a number of days that was not given."
+            reason="unsupported_figure",
+            explanation="The draft states a number of days, or a date, that was not given.",
         )
     return None
 
 
-_ELSEWHERE: Mapping[str, str] = {
-    "hidden_characters": "The draft holds invisible characters, or characters that change the direction of writing.",
-    "holds_link": "The draft holds an address or a link that the policy does not give.",
-    "holds_markup": "The draft holds markup: it is plain text.",
-    "holds_phone_number": "The draft holds what looks like a phone number.",
-    "asks_for_secret": "The draft asks for a secret, a password or a key.",
-}
-
-
-def _without(text: str, own: Sequence[str]) -> str:
-    for known in own:
-        text = text.replace(known, " ")
-    return text
+_MAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", re.ASCII)
 
 
 def _without_account(text: str, account_id: str) -> str:
     """Return the text without the account's name, where that stands alone; a word or a link is none to be left out."""
-    if "://" in account_id or len(account_id) < SHORTEST_ID or account_id.isalpha():
+    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
+
+    if len(account_id) < SHORTEST_ID or account_id.isalpha():
+        return text
+    if not _MAIL.fullmatch(account_id) and wording.leads_elsewhere(account_id) is not None:
         return text
     return re.sub(rf"(?<![\w.@/-]){re.escape(account_id)}(?![\w@/-]|\.\w)", " ", text)
 
 
 _WAITS = re.compile(r"\b(?:wait(?:s|ing)?|pending|review(?:s|ed|ing)?)\b", re.IGNORECASE)
-_YES = re.compile(r"\b(?:is|are) eligible\b|\b(?:may|can|should|must) be rotated\b", re.IGNORECASE)
-_NO = re.compile(
-    r"\b(?:not|n't) eligible\b|\b(?:may|can|need|should|must|does|is)\s?(?:not|n't)(?: \w+){0,3} be rotated\b",
-    re.IGNORECASE,
-)
-
-
-# What looks like a policy line's id: parts in capitals with dashes between them, a figure in one. Of what else looks
-# so, a reply about a key may name these.
-_LINE_ID = re.compile(r"(?<![\w-])[A-Z][A-Z0-9]*(?:-[A-Z0-9][A-Z0-9.]*)+(?![\w-])")
-_NO_LINES = ("AES-", "CVE-", "ED-", "FIPS-", "CHG-", "INC-", "ISO-", "REQ-", "RFC-", "RSA-", "SHA-", "TLS-", "UTF-")
-_TICKET = re.compile(
-    r"\b(?:ticket|case|incident|issue|change)\s(?:number\s|no\.?\s)?#?[A-Z]{2,10}-\d+\b", re.IGNORECASE
-)
-_REGION = re.compile(r"(?:AF|AP|CA|CN|EU|IL|ME|MX|SA|US)-(?:GOV-)?[A-Z]+-\d")
-
-
-def _lines_cited(text: str) -> set[str]:
-    found = {name.rstrip(".") for name in _LINE_ID.findall(_TICKET.sub(" ", text))}
-    return {
-        name
-        for name in found
-        if any(map(str.isdigit, name)) and not name.startswith(_NO_LINES) and not _REGION.fullmatch(name)
-    }
-
-
-def _contradicts(text: str, decision: Decision | None) -> bool:
-    """Whether the draft plainly says the opposite of the decision. What it says in other words, a person has to see."""
-    if decision is None:
-        return False
-    says_no, says_yes = _NO.search(text), _YES.search(_NO.sub("", text))
-    return bool(says_no and not says_yes) if decision == "eligible" else bool(says_yes and not says_no)
-
-
-def _states_decision(text: str) -> bool:
-    return bool(_YES.search(text) or _NO.search(text))
-
-
-def days_supported(lines: Sequence[PolicyLine], *others: int | None) -> set[float]:
-    """Return the numbers of days that a text about `lines` may name: their windows, rules and wording."""
-    from keyturn.tasks import wording  # its patterns take 60 ms to compile: not at a worker's start
-
-    days: set[float] = {number for number in others if number is not None}
-    for line in lines:
-        days |= wording.days_named(line.wording)
-        days |= {number for number in (line.window_days, getattr(line.rule, "days", None)) if number is not None}
-    return days
 
 
 def _varying(request: DraftRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
     decision: JsonValue = None
     if request.decision is not None:
         decision = {"decision": request.decision, "rotation_window_days": request.rotation_window_days}
+        if request.rotate_by is not None:
+            decision |= {"rotate_by": request.rotate_by.date().isoformat()}
     return [
         ("account_id", request.account_id),
         ("decision", decision),

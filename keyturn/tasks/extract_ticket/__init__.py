@@ -63,6 +63,10 @@ def judge(
         return Rejection(reason="value_not_allowed", explanation="Category or priority is none of those that exist.")
     if isinstance(summary, Rejection):
         return summary
+    # What a customer asks for, and where to reach them, may be said; a link or markup leads whoever reads the ticket.
+    elsewhere = wording.leads_elsewhere(summary)
+    if elsewhere in {"hidden_characters", "holds_link", "holds_markup"}:
+        return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
     if priority == "high" and not supports_high(request):
         return Rejection(
             reason="unsupported_priority",

@@ -11,7 +11,6 @@ from keyturn.contracts import MAX_POLICY_LINES, Contract, ModelTask, PolicyRef, 
 from keyturn.policy.line import PolicyLine
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
-from keyturn.tasks.draft_reply import days_supported
 
 MAX_SUMMARY_CHARACTERS = 1_200
 
@@ -60,11 +59,25 @@ def judge(
         return Rejection(reason="unknown_source", explanation="A cited policy line was not among those supplied.")
     if set(supplied) - {str(line_id) for line_id in ids}:
         return Rejection(reason="missing_source", explanation="The summary leaves out a policy line.")
-    if wording.days_named(summary) - days_supported(lines):
+    fault = _fault_of(summary, lines)
+    if fault is not None:
+        return fault
+    return PolicySummary(summary=summary, source_lines=tuple(supplied[name].ref for name in sorted(supplied)))
+
+
+def _fault_of(summary: str, lines: Sequence[PolicyLine]) -> Rejection | None:
+    from keyturn.policy.spans import days_named
+    from keyturn.tasks import draft_claims, wording  # their patterns take 60 ms to compile: not at a worker's start
+
+    elsewhere = wording.leads_elsewhere(draft_claims.without_lines(summary, lines))
+    if elsewhere is not None:
+        return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
+    others = days_named(summary) - draft_claims.days_supported(lines)
+    if others or draft_claims.has_figures_of_other_lines(summary, lines):
         return Rejection(
             reason="unsupported_figure", explanation="The summary states a number of days that was not given."
         )
-    return PolicySummary(summary=summary, source_lines=tuple(supplied[name].ref for name in sorted(supplied)))
+    return None
 
 
 def _varying(request: PolicySummaryRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
