@@ -26,6 +26,17 @@ def read_json(text: str | bytes) -> Any:
     return DECODER.decode(whole)
 
 
+def read_envelope(text: str | bytes) -> Any:
+    """Return the value of a JSON text around an answer, as `read_json` does.
+
+    A member that is named twice is one if both say the same, or if it is a model's reasoning, which is not read: some
+    servers write it as null, and again. Raises ValueError.
+    """
+    whole = (text.decode() if isinstance(text, bytes) else text).removeprefix("\ufeff")
+    expect_shallow(whole)
+    return _ENVELOPE.decode(whole)
+
+
 def expect_shallow(text: str) -> None:
     """Raise ValueError if brackets are nested deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
@@ -44,8 +55,18 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _no_contradictions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for name, value in pairs:
+            if value != found[name] and not name.startswith(("reasoning", "thinking")):
+                raise ValueError("duplicate key")
+    return found
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_ENVELOPE = json.JSONDecoder(object_pairs_hook=_no_contradictions, parse_constant=_no_constant)
 DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

@@ -99,7 +99,7 @@ class HttpBatchClient:
             body = answer.json()
         except ValueError:
             body = None
-        if answer.status_code != 200:
+        if not answer.is_success:  # Azure answers 201
             self._refuse(answer, body)
         if not isinstance(body, dict):
             raise UnreadableResponse("the answer is not a JSON object")
@@ -112,7 +112,7 @@ class HttpBatchClient:
                 asyncio.timeout(REQUEST_SECONDS),
                 self._client.stream("GET", **await self._request(path)) as answer,
             ):
-                if answer.status_code != 200:
+                if not answer.is_success:
                     await answer.aread()
                     self._refuse(answer, None)
                 async for line in lines_in(answer):

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 from pydantic import JsonValue
 
-from keyturn.foreign_json import read_json
-from keyturn.llm.classify import error_in
+from keyturn.foreign_json import read_envelope
+from keyturn.llm.classify import error_in, text_of
 from keyturn.llm.errors import (
     UnreadableResponse,
 )
@@ -39,9 +39,16 @@ def expect_uncompressed(response: httpx.Response) -> None:
 def decode_json(body: bytes) -> Any:
     """Return what a body says; raises UnreadableResponse if it is no JSON."""
     try:
-        return read_json(body)
+        return read_envelope(body)
     except ValueError:
         return None
+
+
+def words_of(body: bytes, response: httpx.Response) -> dict[str, str] | None:
+    """Return what a failure says in plain text, as an error; None if it is a page, or nothing."""
+    text = body[:2_000].decode(errors="replace").strip()
+    is_page = text.startswith("<") or response.headers.get("content-type", "").lower().startswith("text/html")
+    return {"detail": text} if text and not is_page else None
 
 
 async def read_body(response: httpx.Response) -> bytes:
@@ -79,7 +86,14 @@ _NOT_TAKEN = re.compile(
     re.IGNORECASE,
 )
 # Of a form of answers, also that only others are taken. Of a limit that would mean another limit.
-_FORM_NOT_TAKEN = re.compile(r"\bunavailable\b|enabled only for|literal_error|must be one of", re.IGNORECASE)
+_FORM_NOT_TAKEN = re.compile(
+    r"\bunavailable\b|enabled only for|literal_error|must be one of|supported values are|failed to deserialize"
+    r"|unknown variant",
+    re.IGNORECASE,
+)
+# DashScope names no field; vLLM and others write of the JSON schema.
+_JSON_MODE = re.compile(r"\bjson mode\b", re.IGNORECASE)
+_JSON_SCHEMA = re.compile(r"\bjson schema\b", re.IGNORECASE)
 _LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
@@ -91,11 +105,13 @@ def refused_fields(body: Any, payload: Mapping[str, JsonValue]) -> set[str]:
     """
     error = error_in(body, is_failure=True) or {}
     details = body.get("detail") if isinstance(body, dict) else None
+    details = details if isinstance(details, list) else error.get("details")  # Azure's models
     details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
-    message = str(error.get("message") or "")[:500]
+    message = _JSON_SCHEMA.sub("json_schema", _JSON_MODE.sub("response_format", text_of(error)[:500]))
     param = error.get("param")
+    param = None if param in {"None", "null", ""} else param  # LiteLLM writes its own nothing
     # Each thing that is said, with where it says what it is about.
-    said = [(f"{message} {error.get('code')}", param if isinstance(param, str) and param else message)]
+    said = [(f"{message} {error.get('code')}", param if isinstance(param, str) else message)]
     for one in details:
         where = " ".join(map(str, one["loc"])) if isinstance(one.get("loc"), list) else ""
         text = f"{one.get('type')} {one.get('msg')}"[:200]
@@ -120,6 +136,13 @@ def recordable(text: Any, longest: int = 64) -> str:
 
 
 def count(usage: Any, name: str) -> int | None:
-    """Return a token count as a provider wrote it; None for anything but a whole number of at most a billion."""
+    """Return a token count as a provider wrote it, in digits or as 10.0 too; None for anything but a whole number.
+
+    And for one of over a billion.
+    """
     value = usage.get(name) if isinstance(usage, dict) else None
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 10:
+        value = int(value)
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

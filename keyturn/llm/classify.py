@@ -8,11 +8,13 @@ by the codes in the body, and in a few places by the message; the first that fit
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from keyturn.foreign_json import read_json
 from keyturn.llm.errors import (
     AuthenticationFailed,
     GenerationFailed,
@@ -26,6 +28,7 @@ from keyturn.llm.errors import (
     RequestRefused,
     UnexpectedStatus,
 )
+from keyturn.llm.rate_limits import rate_limits_in, seconds_until
 
 _SAFE_CODE = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")  # a code is shown and logged, so it must not be able to carry text
 _MESSAGE_CHARACTERS = 2_000  # of which a few words are looked for; nothing of it is repeated
@@ -76,16 +79,19 @@ _NO_MODEL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _REFUSED = (400, 402, 403, 404, 409, 422, 429)
+# Alibaba's Model Studio: its limit of tokens a minute, under the code that others have for an empty account.
+_A_MINUTES_QUOTA = row(RateLimited, 429, message=r"allocated quota exceeded, please increase")
 _QUOTA = row(
     QuotaExhausted,
     *(200, 400, 401, 402, 403, 429),
     # OpenAI; DeepSeek; OpenRouter; Moonshot; Together; LiteLLM's budgets; Google's quota of a day; Novita; Alibaba;
-    # Volcengine; MiniMax.
+    # Volcengine; MiniMax; Google; Z.ai; watsonx.
     codes="""insufficient_quota billing_hard_limit_reached credit_balance_exhausted billing_not_active
             organization_spend_limit_exceeded project_spend_limit_exceeded organization_usage_limit_exceeded
             insufficient_balance insufficient_credits payment_required exceeded_current_quota_error credit_limit
             budget_exceeded BudgetExceededError billing_error quota_a_day not_enough_balance Arrearage
-            AllocationQuota.FreeTierOnly AccountOverdueError minimax_1008""",
+            AllocationQuota.FreeTierOnly AccountOverdueError SetLimitExceeded minimax_1008 minimax_2056 BILLING_DISABLED
+            1113 token_quota_reached""",
 )
 # Words that say what happened, whatever status they come with: as a code, as a type, and in a message without one.
 _BY_WORD = (
@@ -93,8 +99,14 @@ _BY_WORD = (
     row(
         PromptFiltered,
         codes="""content_filter ResponsibleAIPolicyViolation content_policy_violation ContentPolicyViolationError
-            data_inspection_failed DataInspectionFailed minimax_1026 minimax_1027""",
+            data_inspection_failed DataInspectionFailed minimax_1026 minimax_1027 1301 censorship_blocked
+            InputTextSensitiveContentDetected OutputTextSensitiveContentDetected SensitiveContentDetected
+            SensitiveContentDetected.SevereViolation SensitiveContentDetected.Violence""",
     ),
+    row(PromptFiltered, message=r"content exists risk"),  # DeepSeek
+    row(PromptFiltered, 451, message=r"\bblocked\b"),  # StepFun; a country's law would say something else
+    row(PromptFiltered, 498, message=r"deny-?list|block-?list|blocked"),  # Cohere
+    row(PromptFiltered, 400, message=r"ContentPolicyViolationError|result of our safety system"),  # LiteLLM
     row(PromptFiltered, 400, message=r"content management policy"),  # Azure, behind gateways that drop its code
     row(PromptFiltered, 200, 400, message=r"blocked by content filtering policy"),  # Anthropic, in streams, too
     row(PromptFiltered, 403, message=r"\bmoderation\b.*\bflagged\b|\bflagged\b.*\bmoderation\b"),  # OpenRouter
@@ -102,9 +114,12 @@ _BY_WORD = (
     row(PromptFiltered, message=r"blocked due to security configurations"),  # Cloudflare's AI Gateway: 2016, 2017
     row(PromptFiltered, 400, message=r"prompt was flagged|flagged as potentially violating"),  # OpenAI's invalid_prompt
     row(PromptFiltered, 400, message=r"violated guardrail|\bguardrail\b.*\b(?:violat|block|interven)"),  # LiteLLM
-    row(PromptFiltered, 400, codes="1301"),  # Z.ai
-    # Groq: the model's own answer does not fit the schema. Asked again, it may.
-    row(GenerationFailed, codes="json_validate_failed"),
+    # Groq: the model's own answer does not fit the schema, or calls a tool. Asked again, it may. LiteLLM quotes it.
+    row(GenerationFailed, codes="json_validate_failed tool_use_failed output_parse_failed"),
+    row(GenerationFailed, 400, message=r"json_validate_failed|tool_use_failed|output_parse_failed"),
+    row(ProviderUnavailable, 400, message=r"\bDEGRADED function cannot be invoked"),  # NVIDIA
+    row(ProviderUnavailable, 400, message=r"input file .{1,80}(?:pending|processing)' state"),  # Azure's batches
+    row(UnexpectedStatus, 403, codes="unsupported_country_region_territory"),  # OpenAI: no key helps
     # Google says "You exceeded your current quota" of a minute's, too: its details or its wait tell them apart.
     row(RateLimited, 429, codes="quota_a_minute"),
     row(RateLimited, 429, message=r"exceeded your current quota.*\bretry in \d"),
@@ -121,10 +136,19 @@ _BY_WORD = (
         r"|exceeded your current quota|reached your specified (?:\w+ ){0,3}usage limits|budget has been exceeded"
         r"|\bover budget\b|exceeded ?(?:token ?)?budget|key limit exceeded|(?:doesn't|does not|don't) have any credits"
         r"|balance is (?:insufficient|not enough)|not enough balance|used all available credits"
-        r"|reached its monthly spending limit|out of call volume quota|daily free allocation",
+        r"|reached its monthly spending limit|out of call volume quota|daily free allocation"
+        # Google; Z.ai; Bedrock; OpenRouter's free models; API Management; Cohere's trial; Ollama; Mistral.
+        r"|prepayment credits are depleted|exceeded its monthly spending cap|\u4f59\u989d\u4e0d\u8db3"
+        r"|too many tokens per day|\bper-day\b|token quota is exceeded|calls / month|weekly usage limit"
+        r"|usage limit reached",
     ),
     row(QuotaExhausted, 500, message=r"insufficient (?:account )?balance"),  # MiniMax, in Anthropic's form
-    row(RequestRefused, 403, message=r"maximum context|context (?:length|window)"),  # Together
+    # Together; LM Studio; llama.cpp.
+    row(
+        RequestRefused,
+        *(200, 403),
+        message=r"maximum context|context (?:length|window|size|the overflows)|invalid params",
+    ),
     # xAI; Google's and others' 400; Anthropic.
     row(
         AuthenticationFailed,
@@ -143,7 +167,7 @@ _BY_WORD = (
         RequestRefused,
         # OpenAI; vLLM; LiteLLM; llama.cpp's server; Anthropic.
         codes="""context_length_exceeded string_above_max_length ContextWindowExceededError exceed_context_size_error
-            model_not_found unsupported_parameter unsupported_value invalid_model request_too_large""",
+            model_not_found unsupported_parameter unsupported_value invalid_model request_too_large minimax_2013""",
     ),
     row(
         ProviderOverloaded,
@@ -169,10 +193,11 @@ _BY_STATUS = (
     row(ProviderTimeout, 408),
     row(PromptFiltered, 446),  # a guardrail's, of Portkey and WSO2
     row(ProviderOverloaded, 498, 529),  # 498 is Groq's, of its flex tier: retry with backoff
+    row(RequestRefused, 410, message=r"\bmodel\b|end of life"),  # NVIDIA, of a model that is no more
     row(RequestRefused, 400, 404, 413, 422),
     # 409, a lock that was not to be had, and 425 pass: the SDKs of OpenAI and Anthropic retry the first.
-    # By 424, TGI says that the model failed.
-    row(ProviderUnavailable, 409, 424, 425, *(status for status in range(500, 600) if status not in {501, 505})),
+    # By 424, TGI says that the model failed; by 499, Google's backend that it gave up.
+    row(ProviderUnavailable, 409, 424, 425, 499, *(status for status in range(500, 600) if status not in {501, 505})),
 )
 # Common words, which count where no status says more: inside a 200 and within a stream.
 _BY_COMMON_WORD = (
@@ -184,12 +209,12 @@ _BY_COMMON_WORD = (
     ),
     row(ProviderOverloaded, 200, codes="UNAVAILABLE ServiceUnavailableError"),
     row(RateLimited, 200, codes="RESOURCE_EXHAUSTED"),
-    row(RateLimited, 200, message=r"rate.?limit|too many requests"),
+    row(RateLimited, 200, message=r"rate.?limit|too many requests|request limit reached"),  # the last: Baidu
     row(ProviderUnavailable, 200),
     row(UnexpectedStatus),
 )
 # Rules for every provider; those with their own words put rows before them.
-COMMON = (_QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
+COMMON = (_A_MINUTES_QUOTA, _QUOTA, *_BY_WORD, *_BY_STATUS, *_BY_COMMON_WORD)
 
 
 def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
@@ -199,8 +224,30 @@ def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
         yield inner.get("code")
     for detail in details_of(error):  # Google's, in OpenAI's form too
         yield detail.get("reason")
+    metadata = error.get("metadata")  # OpenRouter's: why it moderated, and what its provider said
+    if isinstance(metadata, dict):
+        if metadata.get("reasons") and "flagged_input" in metadata:
+            yield "content_filter"
+        yield from common_codes(_raw_error(metadata))
     for name in ("code", "error_code", "type", "error_type", "status"):  # error_type is TGI's
         yield error.get(name)
+
+
+def _raw_error(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the error that OpenRouter quotes as its provider wrote it; empty if there is none."""
+    raw = metadata.get("raw")
+    if not isinstance(raw, str):
+        return {}
+    try:
+        body = read_json(raw)
+    except ValueError:
+        return {"message": raw}
+    return {name: value for name, value in (error_in(body, is_failure=True) or {}).items() if name != "metadata"}
+
+
+# In the text of gateways that quote Google's details.
+_QUOTA_ID = re.compile(r'"quotaId"\s*:\s*"([A-Za-z-]{1,120})"')
+_RETRY_DELAY = re.compile(r'"retryDelay"\s*:\s*"([0-9]{1,6}(?:\.[0-9]{1,9})?)s"')
 
 
 def _google_quotas(error: Mapping[str, Any]) -> Iterator[str]:
@@ -214,9 +261,11 @@ def _google_quotas(error: Mapping[str, Any]) -> Iterator[str]:
         violations = detail.get("violations")
         violations = violations if isinstance(violations, list) else []
         named += [one.get("quotaId") for one in violations if isinstance(one, dict)]
+    named += _QUOTA_ID.findall(text_of(error))
     if any(isinstance(one, str) for one in named):
         yield "quota_a_day" if any("PerDay" in str(one) for one in named) else "quota_a_minute"
-    elif any("retryDelay" in detail for detail in details_of(error)):  # of a day's, none would be worth waiting for
+    # Of a day's, none would be worth waiting for.
+    elif any("retryDelay" in detail for detail in details_of(error)) or _RETRY_DELAY.search(text_of(error)):
         yield "quota_a_minute"
 
 
@@ -246,16 +295,28 @@ def error_for(
     codes = [code for code in codes if code != str(status)]
     shown = f"the provider answered {status}" if status != 200 else "the provider answered with an error"
     shown += f" {codes[0]}" if codes else ""
-    message = error.get("message")
-    message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
+    message = text_of(error)
     kind = next(one.error for one in table if one.fits(status, codes, message))
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
         return UnexpectedStatus(f"{shown} and asks not to retry")
+    if status == 403 and kind is AuthenticationFailed and body is None and _is_page(headers):
+        return UnexpectedStatus("a page answered 403, and not the provider: a proxy or firewall stands before it")
     wait = retry_after(headers, error, now=now) if kind.retryable else None
     failure = kind(shown, retry_after=wait)
     failure.status, failure.code = status, codes[0] if codes else ""
     failure.names_model = bool(_NO_MODEL_CODES & {code.lower() for code in codes}) or bool(_NO_MODEL.search(message))
     return failure
+
+
+def _is_page(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").lower().startswith("text/html")
+
+
+def text_of(error: Mapping[str, Any]) -> str:
+    """Return the first characters of an error's message, and of one that it quotes."""
+    metadata = error.get("metadata")
+    said = [error.get("message"), _raw_error(metadata).get("message") if isinstance(metadata, dict) else None]
+    return " ".join(text[:_MESSAGE_CHARACTERS] for text in said if isinstance(text, str))
 
 
 # What an answer has, in the form of one of the wires.
@@ -296,7 +357,8 @@ def error_in(body: Any, *, is_failure: bool = False) -> dict[str, Any] | None:
 
 def _bare_error(body: Mapping[str, Any], *, is_failure: bool) -> dict[str, Any] | None:
     """Return what an error says that is not within a member `error`."""
-    errors, detail, message = body.get("errors"), body.get("detail"), body.get("message")
+    errors, detail = body.get("errors"), body.get("detail")
+    message = body.get("message") or body.get("msg") or body.get("error_msg")  # Z.ai; Baidu
     if isinstance(errors, list) and errors:
         return _with_text(errors[0]) if isinstance(errors[0], dict) else {"message": str(errors[0])}
     if isinstance(detail, dict):
@@ -306,7 +368,7 @@ def _bare_error(body: Mapping[str, Any], *, is_failure: bool) -> dict[str, Any] 
     says_so = body.get("success") is False or any(
         body.get(name) not in _SUCCESS for name in ("code", "error_code", "statusCode", "status_code", "param")
     )
-    return dict(body) if isinstance(message, str) and message and (is_failure or says_so) else None
+    return {**body, "message": message} if isinstance(message, str) and message and (is_failure or says_so) else None
 
 
 def _with_text(error: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,7 +381,7 @@ def _with_text(error: Mapping[str, Any]) -> dict[str, Any]:
 
 def _own_status(error: Mapping[str, Any]) -> int | None:
     """The status that an error states which came with a 200, as a number or in digits."""
-    for name in ("status", "code", "status_code", "statusCode", "http_status"):
+    for name in ("status", "code", "status_code", "statusCode", "http_status", "http_code"):
         stated = error.get(name)
         if type(stated) is int or (
             isinstance(stated, str) and stated.isascii() and stated.isdigit() and len(stated) == 3
@@ -333,38 +395,64 @@ def _own_status(error: Mapping[str, Any]) -> int | None:
 def retry_after(
     headers: Mapping[str, str], error: Mapping[str, Any] | None = None, *, now: datetime | None = None
 ) -> timedelta | None:
-    """Return the wait that the provider asks for: milliseconds, seconds, a date, Google's RetryInfo, or in its message.
+    """Return the wait that the provider asks for: milliseconds, seconds, a span, a moment or a date, or in its message.
 
-    None if none is readable. Never negative, and never over a day.
+    Else when the limits that are used up are whole again. None if none is readable. Never negative, and never over a
+    day.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _clamp(milliseconds / 1000)
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is not None:
-        return _clamp(seconds)
-    if value is not None:
-        try:
+    for seconds in (
+        _seconds_in(headers.get("retry-after"), now),
+        _seconds_in_details(error or {}),
+        _seconds_in_words(text_of(error or {})),
+        _seconds_until_whole(headers, now),
+    ):
+        if seconds is not None:
+            return _clamp(seconds)
+    return None
+
+
+def _seconds_in(value: str | None, now: datetime | None) -> float | None:
+    """Return what Retry-After says, as the standard has it, or as servers write it."""
+    if value is None:
+        return None
+    seconds = seconds_until(value.partition(",")[0], now)  # a proxy may have joined two
+    if seconds is None:
+        with suppress(ValueError, OverflowError):
             moment = parsedate_to_datetime(value)
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
-            return _clamp((moment - (now or datetime.now(UTC))).total_seconds())
-        except (ValueError, OverflowError):
-            pass
-    for detail in details_of(error or {}):
+            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            seconds = (moment - (now or datetime.now(UTC))).total_seconds()
+    return seconds
+
+
+def _seconds_in_details(error: Mapping[str, Any]) -> float | None:
+    """Return Google's RetryInfo."""
+    for detail in details_of(error):
         delay = detail.get("retryDelay")
         seconds = _number(delay.removesuffix("s")) if isinstance(delay, str) and delay.endswith("s") else None
         if seconds is not None:
-            return _clamp(seconds)
-    message = (error or {}).get("message")
-    message = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
+            return seconds
+    return None
+
+
+def _seconds_in_words(message: str) -> float | None:
+    quoted = _RETRY_DELAY.search(message)
+    if quoted is not None:
+        return float(quoted[1])
     stated = _RETRY_IN.search(message)
     if stated is None or not any(stated.groups()):
         in_words = _WAIT.search(message)
-        return None if in_words is None else _clamp(float(in_words[1]) * _SECONDS[in_words[2][0].lower()])
+        return None if in_words is None else float(in_words[1]) * _SECONDS[in_words[2][0].lower()]
     hours, minutes, rest, unit = stated.groups()
-    return _clamp(int(hours or 0) * 3_600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1))
+    return int(hours or 0) * 3_600 + int(minutes or 0) * 60 + float(rest or 0) / (1000 if unit == "ms" else 1)
+
+
+def _seconds_until_whole(headers: Mapping[str, str], now: datetime | None) -> float | None:
+    """Return when the limits that are used up are whole again, as headers state them beside every answer."""
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return max((limit.seconds for limit in rate_limits_in(raw, now=now) if not limit.remaining), default=None)
 
 
 def details_of(error: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -375,7 +463,7 @@ def details_of(error: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _number(value: str | None) -> float | None:
     # Only plain decimals: float() would also take "nan", "inf" and "1_000".
-    return float(value) if value is not None and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", value.strip()) else None
+    return float(value) if value is not None and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,20})?", value.strip()) else None
 
 
 def _clamp(seconds: float) -> timedelta:

@@ -8,7 +8,7 @@ import json
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,15 @@ from pydantic import SecretStr
 
 from keyturn.authorities import public_authorities
 from keyturn.errors import KeyturnError
-from keyturn.llm.bodies import MAX_BODY_BYTES, decode_json, expect_uncompressed, read_body, recordable, refused_fields
+from keyturn.llm.bodies import (
+    MAX_BODY_BYTES,
+    decode_json,
+    expect_uncompressed,
+    read_body,
+    recordable,
+    refused_fields,
+    words_of,
+)
 from keyturn.llm.classify import error_for, error_in
 from keyturn.llm.endpoint import LEAST_SECONDS_TO_ASK, Endpoint, Timeouts
 from keyturn.llm.errors import (
@@ -33,10 +41,17 @@ from keyturn.llm.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.streams import Bounded, events_of
-from keyturn.llm.wire import Completion, OnText, Usage
+from keyturn.llm.wire import Completion, OnText, Usage, whole_text
 from keyturn.tasks.definition import Prompt
 
 _log = structlog.get_logger("keyturn.llm")
+# An error's body is some hundred bytes, and comes with its head.
+FAILURE_BODY_SECONDS = 5.0
+# Behind the mark of an answer's end come its usage and the stream's end, at once: a server that keeps the connection
+# open then has nothing more to say.
+BEHIND_THE_END_SECONDS = 5.0
+# A header of a policy or of cookies may be longer than aiohttp's 8,190 bytes.
+LONGEST_HEADER = 1 << 16
 
 
 class HttpModelClient:
@@ -208,7 +223,10 @@ class HttpModelClient:
                         answer = await self._pieces(response, on_text, on_first_byte)
                     else:
                         on_first_byte()
-                        answer = decode_json(await _body_of(response))
+                        body = await _body_of(response)
+                        answer = decode_json(body)
+                        if answer is None and not response.is_success:
+                            answer = words_of(body, response)
                     return response, answer, first_byte_ms
                 finally:
                     await response.aclose()
@@ -232,8 +250,9 @@ class HttpModelClient:
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = Bounded(response.stream, MAX_BODY_BYTES)
         fold, text = self._wire.fold(), ""
+        last = asyncio.timeout(None)
         try:
-            async with aclosing(events_of(response)) as events:
+            async with last, aclosing(events_of(response)) as events:
                 async for event in events:
                     if event.whole:  # a server that answers whole what was asked for in pieces
                         on_first_byte()
@@ -247,11 +266,14 @@ class HttpModelClient:
                         raise UnreadableResponse("the answer's stream is not in the provider's format") from None
                     if more:
                         on_first_byte()
-                        on_text(text)
+                        on_text(whole_text(text))
                     if fold.ended:
                         return fold.answer()
-        except (httpx.HTTPError, OSError):
-            if not fold.finished:  # the provider marked the end: a connection that breaks after it loses nothing
+                    if fold.finished:
+                        last.reschedule(asyncio.get_running_loop().time() + BEHIND_THE_END_SECONDS)
+        except (httpx.HTTPError, OSError):  # a TimeoutError, too
+            # The provider marked the end: a connection that breaks or stays open after it loses nothing.
+            if not fold.finished:
                 raise
         if fold.finished:
             return fold.answer()
@@ -262,12 +284,12 @@ class HttpModelClient:
 
 
 async def _body_of(response: httpx.Response) -> bytes:
-    """Return the body; of a failure whose body may not be read, the status says enough."""
-    try:
+    """Return the body; of a failure whose body may not be read, breaks off or stalls, the status says enough."""
+    if response.is_success:
         return await read_body(response)
-    except UnreadableResponse:
-        if response.is_success:
-            raise
+    with suppress(UnreadableResponse, httpx.HTTPError, OSError, TimeoutError):
+        async with asyncio.timeout(FAILURE_BODY_SECONDS):
+            return await read_body(response)
     return b""
 
 
@@ -305,10 +327,21 @@ async def http_client(
         trust_env: whether the environment's proxies are used.
         verify: whose certificates are trusted; None for the public ones.
     """
+    from aiohttp import ClientSession, DummyCookieJar, TCPConnector
     from httpx_aiohttp import AiohttpTransport
 
+    authorities = verify or public_authorities()
+
+    def session() -> ClientSession:
+        return ClientSession(
+            connector=TCPConnector(limit=max_connections, ssl=authorities),
+            cookie_jar=DummyCookieJar(),  # as above: it would take and send them itself
+            max_field_size=LONGEST_HEADER,
+            max_line_size=LONGEST_HEADER,
+        )
+
     limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    transport = AiohttpTransport(limits=limits, verify=verify or public_authorities())
+    transport = AiohttpTransport(limits=limits, verify=authorities, client=session)
     async with _Client(
         transport=transport,
         timeout=None,  # each caller bounds the whole

@@ -20,9 +20,9 @@ _NAME = re.compile(
     r")$"
 )
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
+_UNIT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,20})?)(ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_UNIT.pattern})+")
-_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,20})?")
 # Limits by the minute are the common ones, and what Azure means where it names no end.
 _A_MINUTE = 60.0
 # A larger number of seconds is a moment since 1970, and a larger one still is in milliseconds.
@@ -61,7 +61,7 @@ def rate_limits_in(headers: Iterable[tuple[bytes, bytes]], *, now: datetime | No
             stated.setdefault(of, {})[found["part"] or found["their_part"]] = value.decode("ascii", "replace").strip()
     for of, parts in stated.items():
         remaining, limit = _number(parts.get("remaining")), _number(parts.get("limit"))
-        seconds = _A_MINUTE if "reset" not in parts else _seconds(parts["reset"], now or _stated_time(date))
+        seconds = _A_MINUTE if "reset" not in parts else seconds_until(parts["reset"], now or _stated_time(date))
         if remaining is not None and seconds is not None:
             yield RateLimit(of, limit or 0.0, remaining, min(seconds, _LONGEST), not of.endswith("requests"))
 
@@ -80,7 +80,12 @@ def _stated_time(date: bytes) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _seconds(text: str, now: datetime) -> float | None:
+def seconds_until(text: str, now: datetime | None = None) -> float | None:
+    """Return in how many seconds a limit is whole again: a number, a span such as 1m30s, or a moment; None for neither.
+
+    A moment is by RFC 3339, or in seconds or milliseconds since 1970; it is counted from `now`.
+    """
+    text, now = text.strip(), now or datetime.now(UTC)
     number = _number(text)
     if number is not None:
         if number < _A_MOMENT:

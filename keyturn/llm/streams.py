@@ -9,12 +9,12 @@ No library reads it: httpx-sse refuses a stream that names no content type, and 
 
 import codecs
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import httpx
 
-from keyturn.foreign_json import read_json
+from keyturn.foreign_json import DECODER, expect_shallow, read_envelope
 from keyturn.llm.errors import UnreadableResponse
 
 
@@ -72,7 +72,7 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
     data: list[str] = []
     name, first, events = "", True, 0
     async for line in lines:
-        if first and not line.strip():
+        if first and (not line.strip() or line.startswith(":")):  # a comment keeps the connection open
             continue
         if first and line.lstrip().startswith(("{", "[")):
             yield Event("", _json("\n".join([line, *[rest async for rest in lines]])), whole=True)
@@ -83,14 +83,18 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[Event, None]:
             data.append(value.removeprefix(" "))
         elif field == "event":
             name = value.removeprefix(" ")
+        elif field == "error":  # llama.cpp's own
+            yield Event("error", _error_in(value))
+            events += 1
         elif not line:
-            if data:
-                yield _event(name, "\n".join(data))
+            for event in _events(name, data):
+                yield event
                 events += 1
             data, name = [], ""
-    if data:  # the blank line behind the last event did not come
-        yield _event(name, "\n".join(data))
-    elif not first and not events:
+    for event in _events(name, data):  # the blank line behind the last event did not come
+        yield event
+        events += 1
+    if not first and not events:
         raise UnreadableResponse("the answer is no stream of events")
 
 
@@ -115,8 +119,44 @@ async def lines_in(response: httpx.Response) -> AsyncGenerator[str, None]:
 _LINE_END = re.compile("\r\n|\n|\r")
 
 
+def _events(name: str, lines: list[str]) -> Iterator[Event]:
+    """Yield the event of these lines of data; or several, which a server did not part: each line, or each value."""
+    # What keeps the connection open, and a prefix that was written twice.
+    lines = [line.removeprefix("data:").strip() for line in lines]
+    lines = [line for line in lines if line and not line.startswith(":")]
+    if not lines:
+        return
+    whole = "\n".join(lines)
+    try:
+        yield _event(name, whole)
+    except UnreadableResponse:
+        parts = lines if len(lines) > 1 else _values_in(whole)
+        if len(parts) < 2:
+            raise
+        for part in parts:
+            yield _event(name, part)
+
+
+def _values_in(text: str) -> list[str]:
+    """Return the values of JSON that stand behind each other; empty if that is not what the text is."""
+    found, place = [], 0
+    while rest := text[place:].lstrip():
+        place = len(text) - len(rest)
+        try:
+            expect_shallow(rest)
+            _, end = DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return []
+        found.append(text[place:end])
+        place = end
+    return found
+
+
+_DONE = frozenset({"[DONE]", "DONE", "[END]"})
+
+
 def _event(name: str, data: str) -> Event:
-    if data.strip() == "[DONE]":
+    if data in _DONE:
         return Event(name, None, done=True)
     try:
         return Event(name or "message", _json(data))
@@ -124,13 +164,21 @@ def _event(name: str, data: str) -> Event:
         if name and name not in {"message", "error"}:  # a server's own, between those that are meant for us
             return Event(name, None)
         if name == "error":
-            return Event(name, {"error": "an error in words"})
+            return Event(name, _error_in(data))
         raise
+
+
+def _error_in(text: str) -> Any:
+    try:
+        said = read_envelope(text.strip())
+    except ValueError:
+        return {"error": "an error in words"}
+    return said if isinstance(said, dict) and "error" in said else {"error": said}
 
 
 def _json(text: str) -> Any:
     try:
-        return read_json(text)
+        return read_envelope(text)
     except ValueError:
         raise UnreadableResponse("the answer is no stream of events") from None
 

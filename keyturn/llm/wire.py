@@ -47,6 +47,23 @@ class Completion:
     request_id: str | None = None
     first_byte_ms: float | None = None
 
+    def __post_init__(self) -> None:
+        """Make the text one that can be stored and sent, whatever wire it came by."""
+        object.__setattr__(self, "text", whole_text(self.text))
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole_text(text: str) -> str:
+    """Return `text` with each pair of surrogates joined, as servers split one over two pieces, and halves replaced.
+
+    JSON can write half of a pair, and UTF-8 cannot.
+    """
+    if _HALF.search(text) is None:
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
 
 _UNFINISHED: dict[Finish, Rejection] = {
     "truncated": Rejection(reason="truncated_answer", explanation="The answer was cut off before its end."),

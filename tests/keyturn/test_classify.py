@@ -117,7 +117,7 @@ def test_what_is_retried_is_the_same_for_every_provider(wire: str) -> None:
     form = WIRES[wire]
     for status in range(300, 600):
         error = error_for(status, None, {}, table=form.errors, codes_of=form.codes_of)
-        passes = status in {408, 409, 424, 425, 429, 498} or (status >= 500 and status not in {501, 505})
+        passes = status in {408, 409, 424, 425, 429, 498, 499} or (status >= 500 and status not in {501, 505})
         assert error.retryable == passes, status
         if status in {400, 401, 403, 404, 413, 422, 446}:
             assert error.next_step == "fail_and_fix_request", status

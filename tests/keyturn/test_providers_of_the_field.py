@@ -252,13 +252,13 @@ class Refuses:
         for field in self.fields:
             if f'"{field}"' in sent:
                 detail = [{"loc": ["body", field], "msg": self.words.format(field=field)}]
-                return _sent(json.dumps({"detail": detail}).encode(), status=422)
+                return sent_in_pieces(json.dumps({"detail": detail}).encode(), status=422)
         if body.get("stream"):
-            return _sent((FIELD / "plain.sse").read_bytes())
-        return _sent((FIELD / "eos.json").read_bytes())
+            return sent_in_pieces((FIELD / "plain.sse").read_bytes())
+        return sent_in_pieces((FIELD / "eos.json").read_bytes())
 
 
-def _sent(body: bytes, status: int = 200) -> httpx.Response:
+def sent_in_pieces(body: bytes, status: int = 200) -> httpx.Response:
     async def sent() -> AsyncIterator[bytes]:
         yield body
 
@@ -316,7 +316,7 @@ async def test_a_refusal_that_says_something_else_of_a_field_drops_none(refusal:
 
     def respond(request: httpx.Request) -> httpx.Response:
         bodies.append(json.loads(request.content))
-        return _sent(json.dumps(refusal).encode(), status=400)
+        return sent_in_pieces(json.dumps(refusal).encode(), status=400)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
@@ -378,8 +378,8 @@ async def test_a_server_without_schemas_says_so_in_many_ways(status: int, refusa
     def respond(request: httpx.Request) -> httpx.Response:
         bodies.append(json.loads(request.content))
         if "json_schema" in json.dumps(bodies[-1].get("response_format", "")):
-            return _sent(json.dumps(refusal).encode(), status=status)
-        return _sent((FIELD / "eos.json").read_bytes())
+            return sent_in_pieces(json.dumps(refusal).encode(), status=status)
+        return sent_in_pieces((FIELD / "eos.json").read_bytes())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
@@ -477,7 +477,7 @@ async def test_a_line_of_a_batch_that_its_provider_failed_costs_no_other_line() 
 
     def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/content"):
-            return _sent("\n".join(map(json.dumps, lines)).encode())
+            return sent_in_pieces("\n".join(map(json.dumps, lines)).encode())
         return httpx.Response(200, json={"id": "b1", "status": "completed", "output_file_id": "f1"})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
@@ -492,8 +492,8 @@ async def test_a_batchs_lines_end_at_line_feeds_alone() -> None:
 
     def respond(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/content"):
-            return _sent(results)
-        return _sent(json.dumps({"id": "batch_1", "status": "completed", "output_file_id": "file-1"}).encode())
+            return sent_in_pieces(results)
+        return sent_in_pieces(json.dumps({"id": "batch_1", "status": "completed", "output_file_id": "file-1"}).encode())
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as http:
         batches = OpenAiBatches(http, endpoint("openai", "http://p", key=SecretStr("key")), "m")

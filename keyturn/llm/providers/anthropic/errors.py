@@ -20,4 +20,5 @@ def codes_of(error: Mapping[str, Any]) -> Iterator[Any]:
     details = error.get("details")
     if isinstance(details, dict):
         yield details.get("error_code")
+    yield error.get("code")  # gateways
     yield error.get("type")

@@ -33,10 +33,10 @@ class AnthropicFold:
             case "message_delta":
                 self._message |= {"stop_reason": data["delta"].get("stop_reason") or self._message.get("stop_reason")}
                 self.finished = bool(self._message["stop_reason"])
-                # The counts are of all so far, not of this event.
-                self._usage |= {
-                    name: number for name, number in (data.get("usage") or {}).items() if number is not None
-                }
+                # The counts are of all so far, not of this event; some gateways write 0 for what they said before.
+                for name, number in (data.get("usage") or {}).items():
+                    if number is not None and (number or not self._usage.get(name)):
+                        self._usage[name] = number
             case "message_stop":
                 self.ended = self.finished = True
         return ""

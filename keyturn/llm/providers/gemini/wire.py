@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import JsonValue
 
 from keyturn.llm.bodies import count, recordable
-from keyturn.llm.errors import UnreadableResponse
+from keyturn.llm.errors import GenerationFailed, UnreadableResponse
 from keyturn.llm.provider import WireFormat
 from keyturn.llm.providers.gemini.errors import ERRORS, codes_of
 from keyturn.llm.providers.gemini.stream import GeminiFold
@@ -29,6 +29,10 @@ _FINISH: dict[str, Finish] = {
     "LANGUAGE": "refused",
     "ESCALATION": "refused",
 }
+
+
+# The model's own fault, which another attempt may not have.
+_NOT_GENERATED = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS")
 
 
 def payload(model: str, prompt: Prompt) -> dict[str, JsonValue]:
@@ -57,6 +61,8 @@ def completion(answer: Any, asked_model: str) -> Completion:
             texts = [part["text"] for part in parts if "text" in part and not part.get("thought")]
     except (TypeError, KeyError, IndexError, AttributeError):
         raise UnreadableResponse("the answer is not generated content") from None
+    if reason in _NOT_GENERATED:
+        raise GenerationFailed("the model called a function that does not exist")
     if not isinstance(reason, str) or not all(isinstance(text, str) for text in texts):
         raise UnreadableResponse("the answer is not generated content")
     finish: Finish = "filtered" if blocked else _FINISH.get(reason, "truncated")
@@ -68,11 +74,18 @@ def completion(answer: Any, asked_model: str) -> Completion:
         usage=Usage(
             _sum(usage, "promptTokenCount", "toolUsePromptTokenCount"),
             # What the model thought is counted apart from what it said, and both are paid as output.
-            _sum(usage, "candidatesTokenCount", "thoughtsTokenCount"),
+            _output_tokens(usage),
             count(usage, "cachedContentTokenCount"),
         ),
         request_id=recordable(answer.get("responseId")) or None,
     )
+
+
+def _output_tokens(usage: Any) -> int | None:
+    said = _sum(usage, "candidatesTokenCount", "thoughtsTokenCount")
+    total, read = count(usage, "totalTokenCount"), _sum(usage, "promptTokenCount", "toolUsePromptTokenCount")
+    # Where nothing was said, neither is stated, and the total says that it is none.
+    return max(total - read, 0) if said is None and total is not None and read is not None else said
 
 
 def _sum(usage: Any, *names: str) -> int | None:

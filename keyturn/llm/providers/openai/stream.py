@@ -75,11 +75,12 @@ class OpenAiFold:
         """Return the chat completion. `[DONE]` without a reason ends what is whole by itself; prose may be cut off."""
         text = "".join(self._texts)
         message = {"content": text, "refusal": "".join(self._refusals) or None}
-        unstated = "stop" if _is_json(text) else "unstated"
+        unstated = "stop" if is_json(text) else "unstated"
         return self._fields | {"choices": [{"finish_reason": unstated, **self._choice, "message": message}]}
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Return True if a text is whole by itself."""
     try:
         read_json(text)
     except ValueError:

@@ -11,9 +11,9 @@ from pydantic import JsonValue
 
 from keyturn.llm.bodies import count, recordable
 from keyturn.llm.classify import COMMON, common_codes, error_for
-from keyturn.llm.errors import UnreadableResponse
+from keyturn.llm.errors import GenerationFailed, UnreadableResponse
 from keyturn.llm.provider import WireFormat
-from keyturn.llm.providers.openai.stream import COMPLETE, FILTERED, TRUNCATED, OpenAiFold
+from keyturn.llm.providers.openai.stream import COMPLETE, FILTERED, TRUNCATED, OpenAiFold, is_json
 from keyturn.llm.streams import texts_in
 from keyturn.llm.wire import Completion, Finish, Usage
 from keyturn.tasks.definition import Prompt
@@ -29,6 +29,9 @@ _FINISH: dict[str, Finish] = {
 }
 # The provider behind a gateway died (OpenRouter), or the server did.
 _FAILED = ("error", "abort", "network_error", "insufficient_system_resource")
+
+# The model's own fault, which another attempt may not have: gateways to Gemini.
+_NOT_GENERATED = ("function_call_filter", "malformed_function_call")
 
 # Without the option, a stream has no usage, and its cost would be unknown.
 _STREAMED: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
@@ -51,29 +54,46 @@ def completion(answer: Any, asked_model: str) -> Completion:
     """Return a chat completion as a `Completion`; raises UnreadableResponse, or the error that its reason names."""
     try:
         choice = answer["choices"][0]
-        message, reason = choice["message"], choice["finish_reason"]
-        text, refusal = texts_in(message.get("content")), message.get("refusal")
-        usage = answer.get("usage")
+        message, reason = choice.get("message"), choice.get("finish_reason")
+        failed = bool(choice.get("error")) or (isinstance(reason, str) and reason.lower() in _FAILED)
+        if failed:  # whatever else it has: half of an answer
+            raise error_for(200, choice, {})
+        text = texts_in((message or {}).get("content"))
+        refusal, usage = (message or {}).get("refusal"), answer.get("usage")
+        # Gateways to Gemini say what was filtered: content_filter: PROHIBITED_CONTENT. A reason that was left out, or
+        # that only says which tool is meant, ends an answer that is whole by itself.
+        said = (reason or "").partition(":")[0].strip().lower()
     except (TypeError, KeyError, IndexError, AttributeError):
         raise UnreadableResponse("the answer is not a chat completion") from None
-    if not isinstance(reason, str) or not isinstance(text, str):
+    if said in _NOT_GENERATED:
+        raise GenerationFailed("the model called a function that does not exist")
+    finish: Finish = _FINISH.get(said, "truncated")
+    if said in {"", "tool_calls"} and message and not message.get("tool_calls") and is_json(text):
+        finish = "complete"
+    if not isinstance(text, str) or ((finish != "filtered" and not (message and said)) and finish != "complete"):
         raise UnreadableResponse("the answer is not a chat completion")
-    if reason.lower() in _FAILED:
-        raise error_for(200, choice, {})
-    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    if finish == "complete" and not message:
+        raise UnreadableResponse("the answer is not a chat completion")
     return Completion(
         text=text,
-        finish="refused" if refusal else _FINISH.get(reason.lower(), "truncated"),
+        finish="refused" if refusal else finish,
         finish_reason=recordable(reason),
         model=recordable(answer.get("model"), 128) or asked_model,
-        usage=Usage(
-            count(usage, "prompt_tokens"),
-            count(usage, "completion_tokens"),
-            count(details, "cached_tokens"),
-            count(details, "cache_write_tokens"),
-        ),
+        usage=_usage(usage),
         request_id=recordable(answer.get("id")) or None,
     )
+
+
+def _usage(usage: Any) -> Usage:
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    read, written = count(usage, "prompt_tokens"), count(usage, "completion_tokens")
+    total = count(usage, "total_tokens")
+    if read is not None and written is not None and total is not None:
+        written = max(written, total - read)  # xAI and gateways to Gemini count thoughts in the total alone
+    cached = count(details, "cached_tokens")
+    if cached is None:  # Moonshot; DeepSeek
+        cached = next((n for name in ("cached_tokens", "prompt_cache_hit_tokens") if (n := count(usage, name))), None)
+    return Usage(read, written, cached, count(details, "cache_write_tokens"))
 
 
 def adapt_body(body: dict[str, JsonValue], not_taken: AbstractSet[str], prompt: Prompt) -> dict[str, JsonValue]:
