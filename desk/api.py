@@ -15,9 +15,18 @@ from keyturn.desk.decisions import Choice, decide_together
 from keyturn.desk.desk import Desk
 from keyturn.desk.drafts_api import add_drafts
 from keyturn.desk.exposures import add_exposures
-from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, RunQuery
+from keyturn.desk.filters import CallQuery, ItemQuery, JobQuery, RotationQuery, RunId, RunQuery
 from keyturn.desk.idempotency import Idempotency, Key, Once
-from keyturn.desk.list_schemas import CallList, CostList, JobList, JobWithAudit, RotationList, RunList
+from keyturn.desk.list_schemas import (
+    CallList,
+    CostList,
+    ItemList,
+    JobList,
+    JobWithAudit,
+    RotationList,
+    RunList,
+    RunRow,
+)
 from keyturn.desk.people import Person
 from keyturn.desk.roles import AnyPerson, Asker, Decider, Operator, expect_decider
 from keyturn.desk.schemas import (
@@ -155,10 +164,22 @@ def _add_records(router: APIRouter, desk: Desk) -> None:
         page = await desk.lists.runs(after=query.after)
         return {"runs": page.rows, "after": page.after}
 
+    @router.get("/runs/{run_id}", response_model=RunRow)
+    async def run(person: AnyPerson, run_id: RunId) -> Any:
+        """Return a bulk run, with its progress."""
+        return await desk.lists.run(run_id)
+
+    @router.get("/runs/{run_id}/items", response_model=ItemList)
+    async def run_items(person: AnyPerson, run_id: RunId, query: Annotated[ItemQuery, Query()]) -> Any:
+        """List the items of a bulk run in the inventory's order, 50 a page."""
+        chosen = {"outcome": query.outcome, "account_id": query.account_id}
+        page = await desk.lists.items(run_id, after=query.after, **chosen)
+        return {"items": page.rows, "after": page.after}
+
     @router.get("/calls", response_model=CallList)
     async def calls(person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Any:
         """List model calls, newest first, 50 a page."""
-        page = await desk.lists.calls(status=query.status, task=query.task, after=query.after)
+        page = await desk.lists.calls(status=query.status, task=query.task, trace_id=query.trace_id, after=query.after)
         return {"calls": page.rows, "after": page.after}
 
     @router.get("/costs", response_model=CostList)

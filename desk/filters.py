@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode
 
+from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from keyturn.application.rotation_lists import RotationFilter, RotationState
@@ -11,6 +12,7 @@ from keyturn.contracts import AccountId, Identifier, Owner
 from keyturn.jobs.listing import JobFilter, JobOrderBy
 from keyturn.jobs.states import JobState
 
+RunId = Annotated[str, Path(max_length=64, description="ID of the run.")]
 Cursor = Annotated[str, Field(max_length=2_000, description="The cursor of the page before: its `after`.")]
 
 
@@ -101,6 +103,16 @@ class CallQuery(_Query):
 
     status: Annotated[str | None, Empty] = Field(default=None, max_length=16, description="Of this status, such as ok.")
     task: Annotated[str | None, Empty] = Field(default=None, max_length=48, description="Of this task.")
+    trace_id: Annotated[str | None, Empty] = Field(
+        default=None, max_length=64, description="Of this trace, as of one rotation or one draft."
+    )
+
+
+class ItemQuery(_Query):
+    """Which items of a bulk run are listed, in the inventory's order."""
+
+    outcome: Annotated[str | None, Empty] = Field(default=None, max_length=32, description="Of this outcome.")
+    account_id: Annotated[AccountId | None, Empty] = None
 
 
 def as_text(query: _Query) -> str:

@@ -9,7 +9,17 @@ from fastapi.responses import Response
 from keyturn.application.rotation_lists import STATES, TO_DECIDE
 from keyturn.desk.decisions import Choice, decide_together, resume_together
 from keyturn.desk.desk import Desk
-from keyturn.desk.filters import CallQuery, JobQuery, RotationQuery, RunQuery, as_text, more_of, query_of
+from keyturn.desk.filters import (
+    CallQuery,
+    ItemQuery,
+    JobQuery,
+    RotationQuery,
+    RunId,
+    RunQuery,
+    as_text,
+    more_of,
+    query_of,
+)
 from keyturn.desk.lists import LISTED
 from keyturn.desk.people import Person
 from keyturn.desk.rendering import Rendering
@@ -38,6 +48,7 @@ class ListPages:
             "/rotations/resume": ("POST", self._resume),
             "/jobs": ("GET", self._jobs),
             "/runs": ("GET", self._runs),
+            "/runs/{run_id}": ("GET", self._run),
             "/calls": ("GET", self._calls),
         }
         for path, (method, handler) in routes.items():
@@ -146,8 +157,21 @@ class ListPages:
         page = await self._desk.lists.runs(after=query.after)
         return self._render(request, "runs.html", rows=page.rows, query=query, more=more_of(query, page.after))
 
+    async def _run(
+        self, request: Request, person: AnyPerson, run_id: RunId, query: Annotated[ItemQuery, Query()]
+    ) -> Response:
+        run = await self._desk.lists.run(run_id)
+        page = await self._desk.lists.items(
+            run_id, outcome=query.outcome, account_id=query.account_id, after=query.after
+        )
+        outcomes = sorted(run["progress"].outcomes.items(), key=lambda one: -one[1])
+        more = more_of(query, page.after)
+        return self._render(request, "run.html", run=run, rows=page.rows, query=query, outcomes=outcomes, more=more)
+
     async def _calls(self, request: Request, person: AnyPerson, query: Annotated[CallQuery, Query()]) -> Response:
-        page = await self._desk.lists.calls(status=query.status, task=query.task, after=query.after)
+        page = await self._desk.lists.calls(
+            status=query.status, task=query.task, trace_id=query.trace_id, after=query.after
+        )
         costs = await self._desk.lists.costs_today()
         more = more_of(query, page.after)
         return self._render(request, "calls.html", rows=page.rows, query=query, costs=costs, more=more)

@@ -114,6 +114,32 @@ class RunList(_List):
     runs: list[RunRow]
 
 
+class ItemRow(BaseModel):
+    """An item of a bulk run: a key, or what a scan has of an account."""
+
+    ordinal: int = Field(description="Its place in the run, from 1.")
+    line: int = Field(description="Its line, or place, in the inventory.")
+    account_id: str | None
+    key_id: str | None
+    owner: str | None
+    age_days: int | None
+    outcome: str | None = Field(description="null until it is judged.")
+    reason: str | None
+    explanation: str | None
+    decided_by: str | None
+    policy_lines: list[str] | None
+    rotate_by: datetime | None
+    workflow_id: str | None = Field(description="Its rotation, if one was started.")
+    job_id: str | None
+    trace_id: str | None = Field(description="By which its model calls are found, if a model was asked.")
+
+
+class ItemList(_List):
+    """A page of a run's items."""
+
+    items: list[ItemRow]
+
+
 class CallRow(BaseModel):
     """A model call."""
 

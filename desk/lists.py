@@ -12,7 +12,6 @@ from temporalio.client import Client
 
 from keyturn.application.rotation_lists import (
     TO_DECIDE,
-    ListedRotation,
     RotationFilter,
     count_rotations,
     count_waiting,
@@ -20,8 +19,11 @@ from keyturn.application.rotation_lists import (
 )
 from keyturn.application.runs import states_of_runs
 from keyturn.bulk.contracts import RunProgress
+from keyturn.bulk.errors import UnknownRun
 from keyturn.bulk.store import BulkStore, cursor_of_run
-from keyturn.contracts import UNOWNED
+from keyturn.contracts import UNOWNED, CredentialFacts
+from keyturn.desk.rows import Row, overdue_days, rotation_row
+from keyturn.errors import InvalidRequest
 from keyturn.jobs.listing import JobCount, JobFilter, JobListing, JobOrderBy
 from keyturn.jobs.states import OPEN
 from keyturn.ledger.store import LedgerStore, midnight
@@ -29,7 +31,6 @@ from keyturn.owners import Owners
 
 LISTED = 50  # as many as a person looks through at once; the next page has the rest
 RUNS_LISTED = 12  # as many as a chart shows side by side
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,10 @@ class Lists:
         page = await self._jobs.page(
             chosen, tenant_id=self._tenant, order_by=order_by, limit=self._page_size, after=after
         )
-        rows = [{**row, "overdue_by_days": _overdue_days(row, now)} for row in page.rows]
+        rows = [{**row, "overdue_by_days": overdue_days(row, now)} for row in page.rows]
         return Page(list(map(self._with_owner, rows)), page.after)
 
-    def _with_owner(self, row: Row) -> Row:
+    def _with_owner(self, row: Row) -> dict[str, Any]:
         account, key = row["account_id"], row["key_id"]
         recorded = row["recorded_owner"] if "recorded_owner" in row else row["owner"]
         return {**row, "owner": self._owners.owner_of(account, key, recorded) if account and key else None}
@@ -147,20 +148,54 @@ class Lists:
         size = limit or self._page_size
         found = await self._runs.runs(tenant_id=self._tenant, limit=size + 1, after=after)
         rows = found[:size]
+        return Page(await self._with_state(rows), cursor_of_run(rows[-1]) if len(found) > size else None)
+
+    async def _with_state(self, rows: Sequence[Row]) -> list[Row]:
         states = await states_of_runs(self._client, rows)
-        shown = [{**row, "state": states[row["run_id"]], "progress": await self._progress_of(row)} for row in rows]
-        return Page(shown, cursor_of_run(rows[-1]) if len(found) > size else None)
+        return [{**row, "state": states[row["run_id"]], "progress": await self._progress_of(row)} for row in rows]
+
+    async def run(self, run_id: str) -> Row:
+        """Return one run, as `runs` lists it; raises UnknownRun."""
+        found = await self._with_state(await self._runs.runs(tenant_id=self._tenant, limit=1, run_id=run_id))
+        if not found:
+            raise UnknownRun(f"this tenant has no run {run_id[:64]}")
+        return found[0]
+
+    async def run_of(self, trace_id: str) -> str | None:
+        """Return the run that asked under a trace; None if no run did."""
+        run_id, _, ordinal = trace_id.rpartition("-")
+        if not run_id or not ordinal.isdecimal():
+            return None
+        return run_id if await self._runs.runs(tenant_id=self._tenant, limit=1, run_id=run_id) else None
+
+    async def items(self, run_id: str, *, outcome: str | None, account_id: str | None, after: str | None) -> Page:
+        """Return a page of a run's items, in the inventory's order; raises InvalidRequest, UnknownRun."""
+        await self._runs.run(run_id, tenant_id=self._tenant)
+        if after is not None and not (after.isascii() and after.isdecimal() and len(after) <= 9):
+            raise InvalidRequest("after: is no cursor of this list")
+        size, last = self._page_size, int(after or 0)
+        chosen = {"outcome": outcome, "account_id": account_id}
+        found = await self._runs.items(run_id, after=last, limit=size + 1, **chosen)
+        rows = [self._item(run_id, row) for row in found[:size]]
+        return Page(rows, str(rows[-1]["ordinal"]) if len(found) > size else None)
+
+    def _item(self, run_id: str, row: Row) -> Row:
+        facts = None if row["facts"] is None else CredentialFacts.model_validate(row["facts"])
+        trace = f"{run_id}-{row['ordinal']}" if row["ask"] is not None else None  # as `keyturn.bulk.pages` asks
+        shown = {**row, "recorded_owner": row["owner"], "trace_id": trace}
+        return self._with_owner(shown) | {"age_days": None if facts is None or facts.age is None else facts.age.days}
 
     async def _progress_of(self, row: Row) -> RunProgress:
         if row["figures"] is not None:
             return RunProgress.model_validate(row["figures"])
         return await self._runs.progress(row["run_id"])
 
-    async def calls(self, *, status: str | None, task: str | None, after: str | None = None) -> Page:
+    async def calls(
+        self, *, status: str | None, task: str | None, trace_id: str | None = None, after: str | None = None
+    ) -> Page:
         """Return a page of model calls, newest first; raises InvalidRequest."""
-        rows, following = await self._ledger.page(
-            tenant_id=self._tenant, status=status, task=task, limit=self._page_size, after=after
-        )
+        chosen = {"status": status, "task": task, "trace_id": trace_id}
+        rows, following = await self._ledger.page(tenant_id=self._tenant, limit=self._page_size, after=after, **chosen)
         return Page(rows, following)
 
     async def costs_today(self) -> Sequence[Row]:
@@ -176,43 +211,3 @@ def _most_overdue_first(counts: Iterable[tuple[str, JobCount]]) -> Sequence[Open
     return [
         OpenJobs(name, due[name], overdue[name]) for name in sorted(due, key=lambda it: (-overdue[it], -due[it], it))
     ]
-
-
-def rotation_row(row: ListedRotation, job: Row | None = None) -> dict[str, Any]:
-    """Return a rotation as the page and the JSON list it; `job` is the one that it created."""
-    decision = row.waiting.decision if row.waiting is not None else None
-    due = job["rotate_by"] if job is not None else decision.rotate_by if decision is not None else None
-    overdue = decision.overdue_by_days if decision is not None else None
-    if job is not None:
-        overdue = _overdue_days(job, datetime.now(UTC))
-    return {
-        "workflow_id": row.workflow_id,
-        "state": row.state,
-        "reason": row.reason,
-        "account_id": row.subject.account_id if row.subject else None,
-        "key_id": row.subject.key_id if row.subject else None,
-        "credential_kind": row.subject.kind if row.subject else None,
-        "requested_by": row.subject.requested_by if row.subject else None,
-        "owner": row.subject.owner if row.subject else None,
-        "policy_lines": list(row.policy_lines),
-        "started_at": row.started_at,
-        "closed_at": row.closed_at,
-        "rotate_by": due,
-        "overdue_by_days": overdue,
-        "job_id": job["job_id"] if job is not None else None,
-        "job_state": job["status"] if job is not None else None,
-        "asked_by": list(row.waiting.requested_by) if row.waiting is not None else [],
-        "digest": decision.digest if decision is not None else None,
-        "approvers": list(decision.approvers) if decision is not None else [],
-        "any_operator": decision.any_operator if decision is not None else False,
-        "readings": [one.model_dump(mode="json") for one in row.waiting.readings] if row.waiting is not None else [],
-        "hint": row.waiting.hint if row.waiting is not None else None,
-        "waits_since": row.waiting.since if row.waiting is not None else None,
-        "waits_until": row.waiting.until if row.waiting is not None else None,
-    }
-
-
-def _overdue_days(job: Row, now: datetime) -> int | None:
-    """By how many whole days an open job is past its date; None if it is not."""
-    due = job["rotate_by"]
-    return (now - due).days if due is not None and job["status"] in OPEN and due < now else None

@@ -175,6 +175,7 @@ class Pages:
             owner=self._owner_of(asked["account_id"], asked["credential"]["key_id"], asked["owner"]) if asked else None,
             audit=[plain(row) for row in await self._desk.audit(workflow_id)],
             link=None if ui is None else ui + path,
+            run=await self._desk.lists.run_of(asked["trace_id"]) if asked else None,
             key=str(uuid.uuid4()),
             **fields,
         )

@@ -126,15 +126,20 @@ class BulkStore:
         query = select(_items.ordinal).where(_items.run_id == run_id, _items.owner.is_not(None)).limit(1)
         return bool(await rows_of(self.engine, query))
 
-    async def runs(self, *, tenant_id: str, limit: int, after: str | None = None) -> Sequence[Mapping[str, Any]]:
+    async def runs(
+        self, *, tenant_id: str, limit: int, after: str | None = None, run_id: str | None = None
+    ) -> Sequence[Mapping[str, Any]]:
         """Return the newest runs, newest first; raises InvalidRequest for a cursor that is none.
 
         Args:
             tenant_id: whose.
             limit: at most so many.
             after: the cursor of the page before: `cursor_of_run` of its last run.
+            run_id: this run alone; None for all.
         """
         query = select(bulk_runs).where(_runs.tenant_id == tenant_id)
+        if run_id is not None:
+            query = query.where(_runs.run_id == run_id)
         if after is not None:
             moment, run_id = read_cursor(after)
             bound = literal(moment, _runs.created_at.type)
@@ -253,15 +258,23 @@ class BulkStore:
             cost_usd=Decimal(int(sum(row[4] or 0 for row in rows))) / PICO,
         )
 
-    async def items(self, run_id: str, *, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Return items after an ordinal, in their order."""
-        query = (
-            select(bulk_items)
-            .where(_items.run_id == run_id, _items.ordinal > after)
-            .order_by(_items.ordinal)
-            .limit(limit)
-        )
-        return await rows_of(self.engine, query)
+    async def items(
+        self, run_id: str, *, after: int, limit: int, outcome: str | None = None, account_id: str | None = None
+    ) -> Sequence[Mapping[str, Any]]:
+        """Return items after an ordinal, in their order.
+
+        Args:
+            run_id: of which run.
+            after: the ordinal of the last one before.
+            limit: at most so many.
+            outcome: of this outcome; None for all.
+            account_id: of this account; None for all.
+        """
+        query = select(bulk_items).where(_items.run_id == run_id, _items.ordinal > after)
+        for column, value in ((_items.outcome, outcome), (_items.account_id, account_id)):
+            if value is not None:
+                query = query.where(column == value)
+        return await rows_of(self.engine, query.order_by(_items.ordinal).limit(limit))
 
     async def batch(self, run_id: str, number: int) -> Mapping[str, Any] | None:
         """Return what is known of a batch; None if it was not about to be submitted yet."""

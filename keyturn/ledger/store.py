@@ -57,7 +57,14 @@ class LedgerStore:
         return [_with_cost(row) for row in await rows_of(self._engine, query)]
 
     async def page(
-        self, *, tenant_id: str, task: str | None, status: str | None, limit: int, after: str | None
+        self,
+        *,
+        tenant_id: str,
+        task: str | None,
+        status: str | None,
+        limit: int,
+        after: str | None,
+        trace_id: str | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Return a page of a tenant's records, newest first, and the cursor of the next; raises InvalidRequest.
 
@@ -67,10 +74,11 @@ class LedgerStore:
             status: of this status; None for all.
             limit: at most so many.
             after: the cursor of the page before.
+            trace_id: of this trace; None for all.
         """
         query = select(table).where(table.c.tenant_id == tenant_id)
         query = query.order_by(table.c.called_at.desc(), table.c.call_id).limit(limit + 1)
-        for column, value in ((table.c.task, task), (table.c.status, status)):
+        for column, value in ((table.c.task, task), (table.c.status, status), (table.c.trace_id, trace_id)):
             if value is not None:
                 query = query.where(column == value)
         if after is not None:

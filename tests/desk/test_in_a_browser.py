@@ -15,6 +15,7 @@ from temporalio.client import Client
 from keyturn.application.rotation_lists import RotationFilter
 from keyturn.calls import CallRecord
 from keyturn.ledger.store import LedgerStore
+from tests.desk.test_lists import run_with_items
 from tests.support.browser import CHROMIUM, browser, faults_of_page, shows, width_beyond_screen
 from tests.support.desks import TOKENS, Place, place
 from tests.support.simulated import SimulatorControl
@@ -129,7 +130,12 @@ async def test_every_page_with_something_on_it_fits_its_screen_and_axe_finds_not
         job = urljoin(url, str(await page.locator("#state a").first.get_attribute("href")))
         await LedgerStore(here.engine).write([("1" * 32, call(here.tenant))])
         found = {}
-        lists = ("", "approvals", "rotations", "jobs", "runs", "calls", "waivers", "exposed", "ask")
+        long = f"run-of-{uuid.uuid4().hex}"
+        item = {"outcome": "job_created", "ask": 1, "model": "a-model-with-a-long-name-2026-11-28", "job_id": "job_1"}
+        await run_with_items(
+            here, long, [item | {"account_id": account}, {"outcome": "bad_row", "explanation": "x" * 90}]
+        )
+        lists = ("", "approvals", "rotations", "jobs", "runs", f"runs/{long}", "calls", "waivers", "exposed", "ask")
         for place_of_it in (*(f"{url}/{name}" for name in lists), waits, job):
             answered = await page.goto(place_of_it)
             assert answered is not None

@@ -16,9 +16,12 @@ from temporalio.client import Client
 
 from keyturn.application.rotation_lists import RotationFilter, count_waiting
 from keyturn.bulk.store import BulkStore, Run
+from keyturn.calls import CallRecord
+from keyturn.contracts import PolicyRef
 from keyturn.desk.lists import Lists
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.tables import rotation_jobs
+from keyturn.ledger.store import LedgerStore
 from keyturn.owners import Owners
 from tests.support.desks import Place, asking, key, place, question
 from tests.support.simulated import SimulatorControl
@@ -204,6 +207,84 @@ async def test_runs_are_listed_page_by_page_with_what_they_are_at(here: Place) -
         assert "run-2 by luna" in text_of_page(await luna.get(unescape(following)))
         assert (await luna.get("/api/v1/runs?after=nonsense")).status_code == 422
         assert (await luna.get("/api/v1/runs?state=done")).status_code == 422, "no such filter"
+
+
+async def run_with_items(here: Place, run_id: str, items: list[dict[str, Any]]) -> None:
+    """A run that ended, with these items of its inventory."""
+    store, whose = BulkStore(here.engine), f"bulk:{here.tenant}:{run_id}"
+    lines = (PolicyRef(id="P-7", version=1),)
+    head = (run_id, here.tenant, "decide_rotation", "/estate/keys.csv", "sha256:ab", lines)
+    run = Run(*head, None, "luna", "rule_and_model", None, whose, again=False, loaded=False, asks=0)
+    await store.open(run)
+    facts = {"key_id": "k", "age_days": 100, "observed_at": "2026-11-27T09:00:00Z"}
+    columns = ("ask", "outcome", "reason", "explanation", "workflow_id", "job_id", "decided_by", "model")
+    empty: dict[str, Any] = dict.fromkeys(columns) | {"run_id": run_id, "account_id": "acct_1", "facts": facts}
+    rows = [empty | {"ordinal": n, "line": n + 1, "key_id": f"key_{n}"} | item for n, item in enumerate(items, 1)]
+    await store.add(rows)
+    await store.close_run(run_id, "done")
+
+
+async def test_a_run_is_shown_with_its_items_by_outcome_and_links_to_what_became_of_each(here: Place) -> None:
+    """On the page and as JSON, page by page; and of this tenant alone."""
+    due = {"outcome": "job_created", "ask": 1, "workflow_id": "rotate:v2:x", "job_id": "job_1", "decided_by": "model"}
+    due |= {"model": "gpt-x"}
+    quiet = {"outcome": "nothing_due", "reason": "inside_every_window", "decided_by": "rule"}
+    await run_with_items(
+        here, "run-a", [due, quiet, quiet, quiet, {"outcome": "bad_row", "explanation": "age_days: no"}]
+    )
+    here.desk.lists = Lists(here.client, here.engine, tenant=here.tenant, owners=Owners(), page_size=2)
+    async with here.open() as url, asking("luna", url) as luna:
+        page = await luna.get("/runs/run-a")
+        text = text_of_page(page)
+        assert "3 nothing due" in text
+        assert "1 job created" in text
+        assert "key_1 of acct_1" in text
+        assert {"/rotations/rotate:v2:x", "/jobs/job_1", "/calls?trace_id=run-a-1"} <= {
+            unescape(link) for link in re.findall(r'href="([^"]+)"', page.text)
+        }
+        found, after = [], None
+        while True:
+            asked_for = {"outcome": "nothing_due"} | ({} if after is None else {"after": after})
+            answered = (await luna.get("/api/v1/runs/run-a/items", params=asked_for)).json()
+            found += [(one["key_id"], one["reason"], one["age_days"], one["trace_id"]) for one in answered["items"]]
+            after = answered["after"]
+            if after is None:
+                break
+        assert found == [(f"key_{number}", "inside_every_window", 100, None) for number in (2, 3, 4)]
+        assert (await luna.get("/api/v1/runs/run-a")).json()["progress"]["outcomes"]["job_created"] == 1
+        assert "age_days: no" in text_of_page(await luna.get("/runs/run-a?outcome=bad_row"))
+        for path in ("/runs/run-b", "/api/v1/runs/run-b", "/api/v1/runs/run-b/items"):
+            assert (await luna.get(path)).status_code == 404
+        for query in ("after=x", "colour=red"):
+            assert (await luna.get(f"/api/v1/runs/run-a/items?{query}")).status_code == 422
+        here.desk.lists = Lists(here.client, here.engine, tenant="another", owners=Owners())
+        assert (await luna.get("/api/v1/runs/run-a/items")).status_code == 404
+
+
+async def test_the_model_calls_of_a_rotation_are_found_by_its_trace(here: Place) -> None:
+    async with here.open() as url, asking("luna", url) as luna:
+        one, other = await asked(luna, key_id="key_1"), await asked(luna, key_id="key_2")
+        page = await luna.get(f"/rotations/{one['workflow_id']}")
+        [link] = [unescape(link) for link in re.findall(r'href="(/calls\?[^"]+)"', page.text)]
+        trace = link.partition("=")[2]
+        fields: dict[str, Any] = {
+            "task": "decide_rotation",
+            "provider": "openai",
+            "model": "m",
+            "prompt_version": "p@1",
+        }
+        fields |= {"attempt": 1, "status": "ok", "latency_ms": 1.0, "called_at": datetime.now(UTC), "user_id": "luna"}
+        for number, of in enumerate((trace, "another")):
+            record = CallRecord(trace_id=of, tenant_id=here.tenant, **fields)
+            await LedgerStore(here.engine).write([(str(number) * 32, record)])
+        calls = (await luna.get(link.replace("/calls", "/api/v1/calls"))).json()["calls"]
+        assert [call["trace_id"] for call in calls] == [trace]
+        assert "decide rotation" in text_of_page(await luna.get(link))
+        of_key = [unescape(link) for link in re.findall(r'href="(/rotations\?[^"]+)"', page.text)]
+        listed = text_of_page(await luna.get(of_key[0]))
+        assert "key_1 of" in listed
+        assert "key_2 of" not in listed
+        assert other["workflow_id"] != one["workflow_id"]
 
 
 async def test_jobs_are_sorted_by_date_and_the_overdue_are_counted(here: Place) -> None:
