@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.tables import bulk_items, bulk_runs
@@ -27,14 +27,19 @@ class ExposureStore:
         self._insert = insert_of(engine)
 
     async def add(self, exposure: Exposure) -> bool:
-        """Write that a key was exposed; returns False if that was known: the first report stays.
+        """Write that a key was exposed; returns False if that was known: of the first report all but its time stays.
 
-        It was known, too, if the key was reported before anyone knew its account.
+        It was known, too, if the key was reported before anyone knew its account. The time is the last report's: a
+        password that was rotated keeps its ID, and may leak again.
         """
         row = exposure.model_dump() | {"account_id": exposure.account_id or UNKNOWN}
         statement = self._insert(exposures).values(**row).on_conflict_do_nothing()
+        same = [exposures.c[name] == row[name] for name in ("tenant_id", "account_id", "key_id")]
+        again = update(exposures).where(*same, exposures.c.reported_at < row["reported_at"])
         async with transaction(self._engine) as connection:
             is_added = (await connection.execute(statement.returning(exposures.c.key_id))).first() is not None
+            if not is_added:
+                await connection.execute(again.values(reported_at=row["reported_at"]))
             if not is_added or exposure.account_id is None:
                 return is_added
             earlier = select(exposures.c.key_id).where(

@@ -87,7 +87,8 @@ def entries_in(text: TextIO, name: str, *, of_one_application: bool = False) -> 
     documents = _Documents(ijson.basic_parse(BoundedText(text, name), multiple_values=True, use_float=True))
     try:
         for found in documents.entries():
-            if of_one_application and documents.listings > 1:
+            is_named = isinstance(found, tuple) and not APPLICATION_IDS.isdisjoint(found[1])
+            if of_one_application and documents.listings > 1 and not is_named:
                 raise InventoryInvalid(f"{name} holds several listings, and --account names one application")
             yield found
     except ijson.JSONError as error:
@@ -160,14 +161,22 @@ class _Documents:
         elif not lists:
             if own:
                 yield self._entry(own)
+            nested = [name for name in LISTS if isinstance(own.get(name), list)]
+            if nested and not APPLICATION_IDS.isdisjoint(own):
+                yield from self._incomplete(own, nested[0])
         elif not _KEYS_OWN.isdisjoint(own):
             reason = f"is a key, and lists others as {lists}: no key has such a member"
             yield BadRow(next(self._number), reason, {})
         elif names := sorted(APPLICATION_IDS & own.keys()):
             raise InventoryInvalid(f"a listing names its application behind its {lists}: write {names[0]} before them")
-        elif more := [name for name in _NEXT if own.get(name)]:
+        else:
+            yield from self._incomplete(own, lists)
+
+    def _incomplete(self, own: Mapping[str, Any], lists: str) -> Iterator[BadRow]:
+        """Yield what is wrong with a listing that says that more follow: nothing says that what is here does."""
+        if more := next((name for name in _NEXT if own.get(name)), None):
             advice = f"list all of them; if its other pages are here, too, take all entries out (jq '.{lists}[]')"
-            yield BadRow(next(self._number), f"the listing is one page of several ({more[0]}): {advice}", {})
+            yield BadRow(next(self._number), f"the listing is one page of several ({more}): {advice}", {})
 
 
 def _entry(number: int, value: Any) -> Entry:

@@ -25,7 +25,7 @@ _MOMENT = re.compile(
 )
 # A spreadsheet's General format of twelve digits, where the account is lost; numbers as pandas writes them beside gaps,
 # or as a cell shows them.
-_AS_NUMBER = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+|\d+\.0+|\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+", re.ASCII)
+_AS_NUMBER = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+|\d{4,}\.0+|\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+", re.ASCII)
 
 
 def plain_key(line: int, row: Mapping[str, Any], origin: Origin) -> InventoryKey:

@@ -130,11 +130,19 @@ def _spans_lines(head: str) -> bool:
         try:
             _, end = DECODER.raw_decode(head, place)
         except (ValueError, RecursionError):  # broken, or it goes on behind the head
-            return rest.splitlines()[0].rstrip() in {"{", "["}
+            first, _, others = rest.partition("\n")
+            return first.rstrip() in {"{", "["} and not _is_object(others.partition("\n")[0])
         if "\n" in head[place:end]:
             return True
         place = end
     return False
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(read_json(line.strip()), dict)
+    except ValueError:
+        return False
 
 
 def _is_begun_by_object(line: str) -> bool:

@@ -14,7 +14,7 @@ from keyturn.inventory.sources import load_sources
 
 # Spreadsheets write what their country writes: a comma, a semicolon, a tab.
 _SEPARATORS = ",;\t|"
-_UNNAMED = re.compile(r"Unnamed: \d+")  # as pandas calls a column without a name
+_UNNAMED = re.compile(r"Unnamed: \d+(?:\.\d+)?")  # as pandas calls a column without a name
 TableRow = tuple[BadRow | tuple[int, list[str]], Sequence[str]]  # with its header
 
 
@@ -57,6 +57,7 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
     rows = csv.reader(_noted(lines, taken), delimiter=separator)
     header: list[str] | None = None
     all_names: list[str] = []  # of the header's cells, empty ones too
+    index: int | None = None  # what pandas and R have numbered the last row
     columns: frozenset[str] = frozenset()
     number = 0
     while True:
@@ -68,7 +69,12 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
         except csv.Error:
             cells = []
         found: Iterable[list[str] | str] = [cells]
-        if len(taken) > 1 and header is not None and len(cells) == len(header) and "".join(taken).count('"') % 2 == 0:
+        if (
+            len(taken) > 1
+            and header is not None
+            and len(cells) == len(all_names)
+            and "".join(taken).count('"') % 2 == 0
+        ):
             # A line break within a cell, or a quotation mark that the next one ends: which, nothing says.
             ends = f"spans lines {number + 1} to {number + len(taken)}, which no export does: none of them was read"
             yield BadRow(number + 1, ends, {}), header
@@ -91,24 +97,26 @@ def rows_in(lines: Iterable[str], head: str) -> Iterator[TableRow]:
                     header = [name for name in all_names if name]
                     columns = _known() | {name.lower() for name in header}
             elif not _is_header(row, all_names, columns, number):
-                named = _named_cells(row, all_names)
+                named = _named_cells(row, all_names, index)
+                index = int(row[0]) if not all_names[0] and row[0].strip().isdecimal() else index
                 raw = dict(zip(all_names, row, strict=False))
                 yield (BadRow(number, named, raw) if isinstance(named, str) else (number, named)), header
 
 
 def _header_of(row: Sequence[str], number: int) -> list[str]:
     """Return the names of a header's columns, "" for one without; raises InventoryInvalid if none has one."""
-    names = [_UNNAMED.sub("", name.strip()) for name in row]
+    names = ["" if _UNNAMED.fullmatch(name.strip()) else name.strip() for name in row]
     if not any(names):
         raise InventoryInvalid(f"line {number} is the header, and names no column")
     return names
 
 
-def _named_cells(row: list[str], names: Sequence[str]) -> list[str] | str:
+def _named_cells(row: list[str], names: Sequence[str], last: int | None) -> list[str] | str:
     """Return a row's cells of the columns that have a name, or what is wrong with it.
 
-    A separator at the ends of all lines makes a column without a name or a value, and pandas and R write the numbers of
-    rows in front. A cell too many is never left out, even an empty one: the others may stand in each other's columns.
+    A separator at the ends of all lines makes a column without a name or a value. pandas and R write the numbers of
+    rows in front, which count up from the `last` one: else it may be an account. A cell too many is never left out,
+    even an empty one: the others may stand in each other's columns.
     """
     if len(row) != len(names):
         return f"has {len(row)} cells, and the header {len(names)}"
@@ -117,6 +125,8 @@ def _named_cells(row: list[str], names: Sequence[str]) -> list[str] | str:
     for place, (cell, name) in enumerate(zip(row, names, strict=True)):
         if not name and cell.strip() and not (place == 0 and cell.strip().isdecimal()):
             return "has a value in a column without a name"
+    if not names[0] and row[0].strip() and last is not None and int(row[0]) != last + 1:
+        return "is not numbered as the next row: write the table without row numbers (in pandas, index=False)"
     return [cell for cell, name in zip(row, names, strict=True) if name]
 
 

@@ -138,15 +138,20 @@ def _objects_in(text: str) -> Iterator[tuple[Any, bool]]:
     place = looked = 0
     while (place := text.find("{", place)) >= 0 and looked < _MOST_OBJECTS:
         looked += 1
+        begun = place
         try:
             found, place = DECODER.raw_decode(text, place)
         except (ValueError, RecursionError):  # a quotation mark in prose may hide the depth behind it
             place += 1
         else:
-            yield found, not _GOES_ON.match(text, place)
+            yield found, _ASIDE.search(text, max(0, begun - 120), begun) is None
 
 
-_GOES_ON = re.compile(r"[^\S\n]*[,.;:)'\"`*]*[^\S\n]*\w")
+# Before an object that is spoken of: what a question wants a model to say is not what it says.
+_ASIDE = re.compile(
+    r"\b(?:wants?|asks?|asked|t(?:ells?|old)|instruct(?:s|ed|ing)?|tries|makes?|requests?|demands?|claims?)\b[^.\n\r{}]*\Z",
+    re.IGNORECASE,
+)
 
 
 def _without_thoughts(text: str) -> str:

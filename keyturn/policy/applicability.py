@@ -151,7 +151,7 @@ def _is_over(line: PolicyLine, facts: CredentialFacts) -> bool | None:
 
 def _may_be_over_by_now(line: PolicyLine, facts: CredentialFacts, since: timedelta) -> bool:
     elapsed = _elapsed(line.rule, facts)
-    return elapsed is not None and _reaches(line.rule, elapsed + since)
+    return elapsed is not None and _reaches(line.rule, _most_elapsed(line.rule, facts, elapsed) + since)
 
 
 def _reaches(rule: Rule, elapsed: timedelta) -> bool:

@@ -59,10 +59,12 @@ def quotes_hold(quotes: Sequence[Quote], lines: Sequence[PolicyLine], facts: Cre
 
 # What turns the rest of a sentence round, makes it a question, or a condition.
 _DENIES = re.compile(
-    r"\b(?:not|no|never|nobody|none|neither|nor|without|cannot|false|untrue|wrong|denies|denied|doubts?|if|unless|whether"
-    r"|except|excluding|other than|but)\b|n't\b|\?"
+    r"\b(?:not|no|never|nobody|none|neither|nor|cannot|false|untrue|wrong|denies|denied|doubts?|if|unless|whether|rumou?r"
+    r"|hardly|refuted|unlikely|isnt)\b|n't\b|\?$"
 )
-_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+_SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bmr)(?<!\bdr)[.!?;](?=\s|$)|\n")
+# Behind the quote, another clause says something else.
+_CLAUSE_END = re.compile(r",|;|\b(?:and|but|although|while|without)\b")
 
 
 def _folded(text: str) -> str:
@@ -79,7 +81,9 @@ def _stands_in(quote: str, text: str, *, whole_sense: bool = False) -> bool:
         if whole and (len(_WORD.findall(quote)) >= LEAST_WORDS or _is_sentence(before, behind)):
             begins = max((one.end() for one in _SENTENCE_END.finditer(before)), default=0)
             end = _SENTENCE_END.search(behind)
-            left_out = before[begins:], behind[: end.end() if end else len(behind)]
+            sentence = behind[: end.end() if end else len(behind)]
+            clause = _CLAUSE_END.search(sentence)
+            left_out = before[begins:], sentence[: clause.start() if clause else len(sentence)], sentence[-1:]
             if not (whole_sense and any(_DENIES.search(part) for part in left_out)):
                 return True
         at = text.find(quote, at + 1)

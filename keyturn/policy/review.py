@@ -45,6 +45,7 @@ _EXCUSES = re.compile(
     r"|\bno\s(?:need\sto\srotate|rotation\sis)\b",
     re.IGNORECASE,
 )
+_LONG = re.compile(r"\b(?:month|quarter|year)s?\b", re.IGNORECASE)
 _OF_AGE = re.compile(r"\b(?:older|old|age|aged|every|creat\w+)\b", re.IGNORECASE)
 _OF_DISUSE = re.compile(r"\b(?:unused|not\s(?:been\s)?used|inactiv\w+|dormant|disuse)\b", re.IGNORECASE)
 
@@ -55,6 +56,8 @@ def _unlike_its_wording(line: PolicyLine) -> Iterator[str]:
     days = {float(rule.days)} if isinstance(rule, WhenOlder | WhenUnused) else set()
     window = set() if line.window_days is None else {float(line.window_days)}
     named, stated = days_named(wording), days | window | ({1.0} if line.due == "at_once" else set())
+    if _LONG.search(wording):  # a month has 28 to 31 days
+        named = {next((one for one in sorted(stated) if abs(one - days_) <= days_ / 28), days_) for days_ in named}
     if others := named - stated:
         yield f"in days, its wording names {_figures(others)}, and neither its rule nor its window does"
     if named and (others := days - named):

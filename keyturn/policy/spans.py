@@ -24,7 +24,10 @@ _ADVERBS = {
     "annually": 365, "yearly": 365, "per annum": 365, "semi-annually": 182.5, "semiannually": 182.5,
     "half-yearly": 182.5, "biannually": 182.5, "quarterly": 90, "monthly": 30, "fortnightly": 14, "weekly": 7,
 }  # fmt: skip
-_ADVERB = re.compile(rf"(?<![\w-])(?:{'|'.join(_ADVERBS)})(?![\w-])", re.IGNORECASE)
+# Of what is done to keys: "we look at this weekly" is no interval of theirs.
+_ADVERB = re.compile(
+    rf"\b(?:rotat|renew|chang|replac)\w*[^.!?\n]{{0,40}}?(?<![\w-])({'|'.join(_ADVERBS)})(?![\w-])", re.IGNORECASE
+)
 _NUMBER = "|".join(sorted({**_WORDS, **_TIMES}, key=len, reverse=True))
 _UNIT = "|".join(sorted({**_MINUTES_IN, **_UNITS}, key=len, reverse=True))
 _BETWEEN = (
@@ -32,7 +35,7 @@ _BETWEEN = (
     r"|less|or|so|of)[\s-]+){0,3}"
 )
 _TIME_SPAN = re.compile(
-    rf"\b(?:(\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}}(?:[.,]\d{{1,2}})?)\+?\)?\s*(?:\([a-z -]{{1,40}}\)\s*)?[\s-]*"
+    rf"\b(?:(\d{{1,3}}(?:,\d{{3}})+|\d{{1,5}}(?:[.,]\d{{1,2}})?)[+)]?[\s-]*+(?:\([a-z -]{{1,40}}\)[\s-]*+)?"
     rf"|((?:(?:half|quarter)\s(?:of\s)?(?:an?|one)|(?:{_NUMBER})(?:[\s-](?:and\s)?(?:{_NUMBER})){{0,5}})"
     r"(?:\sand\sa\shalf)?)[\s-]+)"
     rf"{_BETWEEN}({_UNIT})s?\b",
@@ -58,10 +61,12 @@ def plain(text: str) -> str:
 def days_named(text: str) -> set[float]:
     """Return every span of time that `text` names, in days: in figures or words, and in units from minutes to years."""
     text = plain(text)
-    spans = {float(days) for name, days in _ADVERBS.items() if name in {one.lower() for one in _ADVERB.findall(text)}}
+    spans = {float(_ADVERBS[one[1].lower()]) for one in _ADVERB.finditer(text)}
     spans |= {float(number) * _ISO_UNITS[unit] for number, unit in _ISO_SPAN.findall(text)}
     for figure, words, unit in _TIME_SPAN.findall(text):
         number = _figure(figure) if figure else _number(words)
+        if words.lower() in {"a", "an"} and unit.lower() in {"minute", "min"}:
+            continue  # it takes a minute
         if number is not None:
             spans.add(number * _MINUTES_IN[_UNITS.get(unit.lower(), unit.lower())] / _MINUTES_IN["day"])
     return spans

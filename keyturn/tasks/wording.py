@@ -27,7 +27,7 @@ _ACTION = re.compile(
     | {_ACTOR}(?:\W{{1,3}}\w+){{0,4}}?\W{{1,3}}(?:and\W{{1,3}})?
         (?:swapped|rotated|replaced|revoked|deleted|disabled|deactivated|renewed|reissued|regenerated|retired|reset)\b
     | \bjob\ (?:id\b|job_|created\b|done\b)
-    | {_ACTOR}(?:'ll|\ will|\ shall)\ (?:\w+\ ){{0,3}}
+    | {_ACTOR}(?:'ll|\ will|\ shall)\ (?:(?:now|then|also|just|soon|go|ahead|and)\ ){{0,3}}
         (?:swap|replace|renew|reset|roll|retire|remove|reissue|regenerate|deactivate|issue|rotate)\b
     | {_ACTOR}(?:'m|'re|\ am|\ are)\ going\ to\ (?:swap|replace|renew|rotate|roll|retire|remove|deactivate)\b
     | \brotation\ (?:is\ (?:now\ |already\ )?(?:underway|under\ way|in\ progress|on\ its\ way|running)
@@ -53,7 +53,9 @@ _FACT_WITHIN = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _FACT_BEFORE = re.compile(
-    r"\b(?:no|neither|nor|when|once|until|till|after|before|if|unless|whether)\s(?:\w+\s){0,2}$", re.IGNORECASE
+    r"\b(?:no|neither|nor|when|once|until|till|after|before|if|unless|whether|make\ssure|check|ensure|that)\s"
+    r"(?:\w+\s){0,2}$",
+    re.IGNORECASE,
 )
 _FACT_BEHIND = re.compile(
     r"\s(?:\w+\s){0,2}\d+\s(?:\w+\s)?(?:hours?|days?|weeks?|months?|years?)\sago\b"
@@ -85,7 +87,7 @@ _DEFANGED = re.compile(r"(?<=\w)\s?[\[({]\s?(?:\.|dot)\s?[\])}]\s?(?=\w)|(?<=\w)
 # Versions and the numbers of requirements are written like IPv4 addresses.
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _NUMBERED = re.compile(
-    r"\b(?:versions?|v|releases?|requirements?|req|sections?|clauses?|controls?|chapters?)\.?\s"
+    r"\b(?:versions?|v|releases?|requirements?|req|sections?|clauses?|controls?|chapters?)[.:]?\s"
     r"(?:\d[\d.]*(?:,\s|\sand\s|\sor\s|,\sand\s)){0,5}$",
     re.IGNORECASE,
 )
@@ -128,13 +130,33 @@ _ASKS_FOR_SECRET = re.compile(
     )\s+(?:{_FILLER}[\s,]+){{0,8}}?{_THING}\b
     | (?<!\w)(?:paste|upload|attach|(?:reply|respond)\ with|send\ (?:us|me)|e-?mail\ (?:us|me))
         \s+(?:{_FILLER}[\s,]+){{0,8}}?(?:json\ |\.?pem\ |\.?p12\ )?(?:keys?(?:\s?files?)?|(?:pem|p12|json)\ files?)\b
-        (?!\s(?:ids?|names?|owners?|users?|policy)\b|['-])
+        (?=\s*(?:[.,;:!?)]|$|(?:here|below|now|today|back|in\ this|to\ (?:us|me))\b))
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _FORBIDS = re.compile(
     r"\b(?:not|never|n't|nobody|no\ one|without|cannot|no\ need\ to)\b[^.!?;\n]{0,40}$", re.IGNORECASE
 )
+
+
+# Hosts, mail addresses and addresses of networks, as logs and messages have them.
+_NAMED = re.compile(
+    r"(?<![\w@/:.+-])(?:[\w.+-]{1,64}@)?(?:[\w-]{1,63}\.){1,8}[\w-]{1,63}(?:(?<=\d)[:/]\d{1,5})?", re.ASCII
+)
+
+
+def without_names(text: str, given: str) -> str:
+    """Return a text without the hosts, mail addresses and network addresses that stand whole in `given`, too.
+
+    Bare, they lead nowhere; with a scheme or a path they stay.
+    """
+    known = {one.rstrip(".").casefold() for one in _NAMED.findall(given)}
+
+    def replaced(found: re.Match[str]) -> str:
+        goes_on = re.match(r"[\\/?#@]|\.\w|:\d", text[found.end() : found.end() + 2])
+        return " " if found[0].rstrip(".").casefold() in known and goes_on is None else found[0]
+
+    return _NAMED.sub(replaced, text)
 
 
 # Why, in words: of any task's text.
@@ -191,8 +213,8 @@ def fit_text(text: object, longest: int, *, may_mention_actions: bool = False) -
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it can be stored: JSON can write half of a surrogate pair, and nothing else can."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    """Whether it is whole: JSON can write half of a surrogate pair, for which the replacement character stands then."""
+    return re.search("[\ud800-\udfff\ufffd]", text) is None
 
 
 def promises_action(text: str) -> bool:

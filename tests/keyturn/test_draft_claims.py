@@ -9,6 +9,7 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks import extract_ticket, summarize_policy, summarize_scan
 from keyturn.tasks.draft_reply import DraftRequest, judge
+from tests.support.pace import processor_seconds
 
 CATALOGUE = load_catalogue()
 NOW = datetime(2026, 11, 28, 9, 0, tzinfo=UTC)
@@ -61,6 +62,87 @@ def test_a_draft_that_says_the_opposite_in_other_words_is_refused(decision: str,
 )
 def test_a_draft_that_quotes_what_a_line_says_of_keys_is_approved(decision: str, line: str, text: str) -> None:
     assert verdict(text, line, decision=decision) == "approved"
+
+
+AGED = "CIS-AWS-5.0-1.13"
+DUE = datetime(2026, 11, 29, 9, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("decision", "line", "text"),
+    [
+        (
+            "eligible",
+            "CIS-AWS-5.0-1.13",
+            "The key in acct_10234 is over 90 days old, so it is eligible, by 2026-11-29.",
+        ),
+        ("eligible", AGED, "The key has been in use for over 90 days; it is due by 2026-11-29."),
+        (
+            "eligible",
+            "CIS-AWS-5.0-1.13",
+            "Access keys have to be rotated within 90 days (CIS-AWS-5.0-1.13). Yours was not.",
+        ),
+        ("eligible", AGED, "In line with CIS-AWS-5.0-1.13 (90 days or less), your key is eligible."),
+        ("eligible", AGED, "Your key, created by terraform on 2025-01-02, is eligible."),
+        (
+            "eligible",
+            "CIS-AWS-5.0-1.13",
+            "By rule, as judged on 2026-11-28, it is eligible (due 2026-11-29; asked 2026-11-27).",
+        ),
+        ("eligible", "P-7", "It is eligible; stale service-account keys must rotate within 30 days (P-7)."),
+        (
+            "eligible",
+            "P-7",
+            "P-7: \u201cStale service\u2011account keys must rotate within 30 days.\u201d It is eligible.",
+        ),
+        (
+            "eligible",
+            "P-7",
+            "This is a P1: it is eligible under P-7. We check this weekly; it takes a minute.",
+        ),
+        ("eligible", "P-7", "P-7 applies to your key. Your other keys are not due."),
+        (
+            "eligible",
+            "P-7",
+            "Eligible under P-7. Make sure that the new key is in place. We will remind you to rotate it.",
+        ),
+        ("not_eligible", "P-7", "There is no need to rotate your key under P-7."),
+        ("not_eligible", "P-7", "Nothing is due under P-7."),
+        ("not_eligible", "P-7", "You need to rotate only stale keys under P-7, and yours isn't."),
+        ("not_eligible", "P-7", "You may rotate it anyway, but P-7 does not require it."),
+        ("not_eligible", AGED, "Your key is within its 90 days; it is due when it is older."),
+        ("not_eligible", AGED, "Rotation is only required after 90 days."),
+        ("not_specified", "P-7", "It is unclear if a rotation is required under P-7."),
+        (
+            "not_specified",
+            "P-7",
+            "It does not tell us if this key needs to rotate (P-7). Please send us the key age.",
+        ),
+    ],
+)
+def test_an_ordinary_right_reply_is_approved(decision: str, line: str, text: str) -> None:
+    given: dict[str, Any] = {"decision": decision}
+    if decision == "eligible" and line != "P-7":
+        given |= {"rotate_by": DUE, "rotation_window_days": 90}
+    assert verdict(text, line, **given) == "approved"
+
+
+@pytest.mark.parametrize(
+    ("decision", "text"),
+    [
+        ("not_eligible", "As a stale key, the key in acct_10234 must be rotated within 30 days under P-7."),
+        ("not_eligible", "The key of acct_10234 is an old key and must be rotated within 30 days (P-7)."),
+        ("eligible", "As a fresh key, the key is not eligible under P-7."),
+        (None, "The request is pending. As a stale key, the key must be rotated (P-7)."),
+    ],
+)
+def test_what_is_said_of_this_key_beside_any_key_is_said_of_this_one(decision: str | None, text: str) -> None:
+    assert verdict(text, decision=decision, waits_for_person=decision is None) == "decision_not_allowed"
+
+
+def test_a_draft_is_judged_in_time_however_many_blanks_it_has() -> None:
+    text = "Your key is eligible under P-7. " + "1" + " " * 1_900
+    assert processor_seconds(verdict, text, len(text)) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -181,6 +263,8 @@ def test_a_summary_of_records_that_an_attacker_wrote_leads_nowhere() -> None:
     assert judged(BAD).reason == "holds_link"
     assert judged("acct_10234 was used from 203.0.113.7 by a@p.iam.gserviceaccount.com.").record_ids == ("r1",)
     assert judged("acct_10234 was used from 203.0.113.8.").reason == "holds_link"  # that is in no record
+    for said in ("Log in at 203.0.113.7?u=1", "Open x@p.iam.gserviceaccount.com.evil.com/reset"):
+        assert judged(said).reason == "holds_link"
 
 
 def test_a_summary_of_a_policy_or_a_ticket_leads_nowhere() -> None:

@@ -225,6 +225,13 @@ async def test_a_password_that_was_rotated_after_its_report_is_exposed_no_longer
         items = items_of(iter(rows), [line], always_ask=False, reject=print, by_rule=True, exposed=exposed)
         found += [item["facts"].get("compromised") for item in items]
     assert found == [True, None]
+    # It leaks again: the last report counts, and is not a new one.
+    assert await exposures.add(mark.model_copy(update={"reported_at": now})) is False
+    rotated = {"last_rotated_at": now - timedelta(days=1), "age_days": None, "observed_at": now}
+    rows = [InventoryKey(1, "app", facts(key_id="password", **rotated))]
+    exposed = await exposures.exposed(tenant_id="default")
+    items = items_of(iter(rows), [line], always_ask=False, reject=print, by_rule=True, exposed=exposed)
+    assert [item["facts"].get("compromised") for item in items] == [True]
 
 
 async def test_a_key_that_no_one_knew_counts_as_compromised_once_an_inventory_lists_it(engine: AsyncEngine) -> None:

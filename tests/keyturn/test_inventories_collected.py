@@ -71,6 +71,30 @@ def test_an_applications_listing_beside_its_id_is_its_own(tmp_path: Path, name: 
     assert ([(key.account_id, key.facts.key_id) for key in keys], bad) == ([(ONE, "k1"), (TWO, "k2")], [])
 
 
+def test_one_page_of_several_is_reported_beside_an_application_too(tmp_path: Path) -> None:
+    file = tmp_path / "apps.json"
+    file.write_text(json.dumps([{"appId": ONE, "value": [secret("k1")], "@odata.nextLink": "https://x"}]))
+    keys, (bad,) = rows_of(file)
+    assert [key.facts.key_id for key in keys] == ["k1"]
+    assert "one page of several" in bad.reason
+
+
+def test_row_numbers_that_do_not_count_up_may_be_accounts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text(",account_id,key_id,age_days\n0,a,k1,90\n1234,k2,10,\n2,a,k3,91\n")
+    keys, bad = rows_of(file)
+    assert [key.facts.key_id for key in keys] == ["k1"]
+    assert all("in pandas, index=False" in one.reason for one in bad)
+
+
+def test_a_broken_line_costs_no_other_line(tmp_path: Path) -> None:
+    file = tmp_path / "keys.jsonl"
+    rows = [json.dumps({"account_id": "a", "key_id": f"k{number}"}) for number in range(3)]
+    file.write_text("\n".join([rows[0], "{", *rows[1:]]))
+    keys, (bad,) = rows_of(file)
+    assert ([key.facts.key_id for key in keys], bad.reason) == (["k0", "k1", "k2"], "is not JSON")
+
+
 def test_an_application_that_is_named_behind_its_listing_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "apps.json"
     file.write_text(json.dumps([{"keys": [secret("k1")], "appId": ONE}]))

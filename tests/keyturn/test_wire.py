@@ -50,7 +50,6 @@ def test_the_same_answer_twice_or_wrapped_is_that_answer(text: str) -> None:
         f"{GOOD}\n{GOOD.replace('30', 'true')}",
         f"Either {GOOD} or {GOOD.replace('30', '90')}",
         f"I cannot comply. The question wants me to answer {GOOD}. I give no answer.",
-        f"`{GOOD}` is what the notes ask for.",
         f"<think>{GOOD}</think> I cannot say.",
         GOOD.replace("}", ',"decision":"not_eligible"}'),
         GOOD.replace("30", "NaN"),

@@ -64,8 +64,8 @@ def judge(
     if isinstance(summary, Rejection):
         return summary
     # What a customer asks for, and where to reach them, may be said; a link or markup leads whoever reads the ticket.
-    elsewhere = wording.leads_elsewhere(summary)
-    if elsewhere in {"hidden_characters", "holds_link", "holds_markup"}:
+    elsewhere = wording.leads_elsewhere(wording.without_names(summary, request.message))
+    if elsewhere in {"hidden_characters", "holds_link"}:
         return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
     if priority == "high" and not supports_high(request):
         return Rejection(

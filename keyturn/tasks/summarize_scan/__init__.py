@@ -1,6 +1,5 @@
 """`summarize_scan`: what a person should know of one account's audit-log scan. Each record named is in the scan."""
 
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,7 +9,6 @@ from pydantic import Field, JsonValue
 
 from keyturn.contracts import AccountId, Contract, ModelTask, ShortIdentifier
 from keyturn.policy.line import PolicyLine
-from keyturn.private_data import SHORTEST_ID
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks.definition import Section, Task, answer_schema, policy_section, prompts_beside
 
@@ -61,8 +59,11 @@ def judge(
     summary, ids = wording.fit_text(proposed.summary, MAX_SUMMARY_CHARACTERS), proposed.record_ids
     if isinstance(summary, Rejection):
         return summary
-    elsewhere = wording.leads_elsewhere(_without_principals(summary, request))
-    if elsewhere is not None:
+    # Who used a key, where and from where, is what a summary of an audit log says. Numbers are IDs there, and that
+    # somebody was asked for a password is what a person should know.
+    given = " ".join([request.account_id, *(record.text for record in request.records)])
+    elsewhere = wording.leads_elsewhere(wording.without_names(summary, given))
+    if elsewhere in {"hidden_characters", "holds_link", "holds_markup"}:
         return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
     if not isinstance(proposed.needs_attention, bool):
         return Rejection(reason="malformed_answer", explanation="The flag is neither true nor false.")
@@ -73,20 +74,6 @@ def judge(
     if len(named) != len(ids):
         return Rejection(reason="unknown_source", explanation="The summary names a record that is not in the scan.")
     return ScanSummary(summary=summary, record_ids=tuple(sorted(set(named))), needs_attention=proposed.needs_attention)
-
-
-# Who used a key, and from where, as audit logs have it: an address of a network, and a service account of Google's.
-_PRINCIPAL = re.compile(
-    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w:/]|\.\d)|(?<![\w.@-])[\w-]{1,64}@[\w.-]{1,128}\.gserviceaccount\.com\b",
-    re.ASCII,
-)
-
-
-def _without_principals(summary: str, request: ScanRequest) -> str:
-    """Return the summary without the account's name and the principals that the scan has: they lead nowhere."""
-    records = " ".join(record.text for record in request.records)
-    named = _PRINCIPAL.sub(lambda found: " " if found[0] in records else found[0], summary)
-    return named.replace(request.account_id, " ") if len(request.account_id) >= SHORTEST_ID else named
 
 
 def _varying(request: ScanRequest, _lines: Sequence[PolicyLine], _at: datetime | None) -> list[Section]:
