@@ -16,7 +16,9 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,  # noqa: A004 - botocore's own
+    CredentialRetrievalError,
     HTTPClientError,
+    MetadataRetrievalError,
     NoCredentialsError,
     NoRegionError,
     PartialCredentialsError,
@@ -38,20 +40,31 @@ T = TypeVar("T")
 ONE_TRY = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1})
 # Faults that pass by themselves: throttling, AWS's own, and what IAM has not replicated to all of its hosts yet.
 _PASSING = {
+    "BandwidthLimitExceeded",
     "ConcurrentModification",
     "ConcurrentModificationException",
     "EntityTemporarilyUnmodifiable",
     "InternalError",
     "InternalFailure",
     "InternalServiceError",
+    "IDPCommunicationError",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
     "RequestThrottled",
+    "RequestThrottledException",
+    "RequestTimeout",
+    "RequestTimeoutException",
     "ServiceFailure",
     "ServiceUnavailable",
+    "SlowDown",
+    "ThrottledException",
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
 }
+# Signatures have a time, and are refused where it is some minutes off.
+_OF_THE_CLOCK = {"RequestExpired", "RequestTimeTooSkewed", "InvalidSignatureException", "SignatureDoesNotMatch"}
 
 
 class Absent(Exception):
@@ -110,6 +123,8 @@ def _failure_of(error: BaseException, passing: set[str], absent: str | None) -> 
     # A KeyError: a page that is XML, too, and is none of AWS's answers.
     if isinstance(error, HTTPClientError | ConnectionError | ResponseParserError | KeyError):
         return CloudUnavailable(f"no answer of AWS: {_in_words(error)}")
+    if isinstance(error, CredentialRetrievalError | MetadataRetrievalError):  # an agent of the cloud that starts, too
+        return CloudUnavailable(f"no credentials now: {_type_name(error)}")
     if isinstance(error, BotoCoreError):
         return CloudRefused(_type_name(error))
     raise error
@@ -129,9 +144,12 @@ def _refusal_of(error: ClientError, passing: set[str], absent: str | None) -> Ex
         return SecretLeaving(f"{operation}: a secret of this name is scheduled for deletion")
     if code in _PASSING | passing or status >= 500 or status == 429:
         return CloudUnavailable(f"{operation}: {code}")
+    if code == "ResourceExistsException" and operation == "CreateSecret":
+        return CloudUnavailable(f"{operation}: another attempt has created it")
     if code == "LimitExceeded" and operation == "CreateAccessKey":
         return KeyLimit("the user has two access keys")
-    return CloudRefused(f"{operation}: {code}")
+    clock = ": is this machine's clock right?" if code in _OF_THE_CLOCK else ""
+    return CloudRefused(f"{operation}: {code}{clock}")
 
 
 _WORDS: Mapping[str, str] = {

@@ -238,7 +238,8 @@ class RotateKeyWorkflow:
                 need = await self._step("grace", check)
         await self._report(need)
         # A consumer came back after the key was quiet: only an operator knows whether that has ended.
-        await self._wait_while_blocked("grace", USED_AGAIN, USED_IN_GRACE, None, need=need)
+        kind, hint = (USED_AGAIN, USED_IN_GRACE) if need.kind == "old_key_in_use" else (need.kind, hint_for(need))
+        await self._wait_while_blocked("grace", kind, hint, None, need=need)
         return False
 
     async def _record_advance(self) -> None:
@@ -325,7 +326,7 @@ class RotateKeyWorkflow:
                 if name == "record_keys" and kind in _CANNOT_START:
                     raise _CannotStart(_message_of(cause)) from None
                 if kind == _GONE and name not in {"claim_job", "refuse_job"}:
-                    raise _Gone(f"{kind}: {_message_of(cause)}"[:500]) from None
+                    raise _Gone(f"{kind}: {_message_of(cause)}{self._keys_in_words()}"[:500]) from None
                 if kind == "frozen" and self._state is not None:
                     await self._await_thaw(name, _message_of(cause))
                     continue
@@ -335,6 +336,12 @@ class RotateKeyWorkflow:
                     raise _Superseded(kind) from None
                 await self._wait_while_blocked(name, kind, _hint_of(cause), wait, because=_message_of(cause))
                 wait = min(wait * 2, BLOCKED_AT_LAST)
+
+    def _keys_in_words(self) -> str:
+        """What may still work, should the user only have been renamed, or be restored."""
+        if self._state is None or self._state.new_key_id is None:
+            return ""
+        return f"; renamed or restored, it has two keys: {self._state.old_key_id} and {self._state.new_key_id}"
 
     async def _wait_while_blocked(
         self,

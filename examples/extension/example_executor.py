@@ -25,7 +25,7 @@ class FolderKeys:
     """The keys in the folder `cloud`."""
 
     most_keys = 2
-    visible_within = timedelta(0)  # a file is listed as soon as it is there
+    visible_within = state_shown_within = timedelta(0)  # a file is listed as soon as it is there
     has_inactive_state = True
 
     def __init__(self, cloud: Path) -> None:

@@ -104,7 +104,7 @@ class KeyUse(Contract):
 
 
 # Why an old key must stay.
-NeedKind = Literal["old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown"]
+NeedKind = Literal["old_key_in_use", "new_key_not_seen", "consumers_not_moved", "key_use_unknown", "new_key_missing"]
 
 
 class Need(Contract):

@@ -17,6 +17,8 @@ _HINTS: Mapping[NeedKind, str] = {
     "moved`), and each rollout completes. If one is gone: `keyturn advance JOB_ID --reason ...`.",
     "key_use_unknown": "Give the executor the right to read when keys are used, or declare the key's consumers in the "
     "key map. If nothing uses the old key: `keyturn advance JOB_ID --reason ...`.",
+    "new_key_missing": "The old key works again. Find out who deleted or deactivated the new one, then `keyturn "
+    "rollback JOB_ID`, and ask again; or activate it, and `keyturn resume execute:JOB_ID`.",
 }
 USED_IN_GRACE = (
     "The old key works again. Move what uses it to the new secret, then `keyturn resume execute:JOB_ID`: the old key "

@@ -42,6 +42,7 @@ class CloudKey(NamedTuple):
         job_id: the job that created it, where the cloud has room to note that.
         aliases: what else a job may call it, as inventories do: a resource's whole name, or a role.
         is_own: whether the cloud says that these credentials created it.
+        expires_at: when it ends by itself, and cannot be made to work again; None if it does not, or that is not known.
     """
 
     key_id: str
@@ -50,6 +51,7 @@ class CloudKey(NamedTuple):
     job_id: str | None = None
     aliases: tuple[str, ...] = ()
     is_own: bool = False
+    expires_at: datetime | None = None
 
 
 class CloudKeys(Protocol):
@@ -61,12 +63,15 @@ class CloudKeys(Protocol):
     Attributes:
         most_keys: how many keys a user may have at once.
         visible_within: how long after a call the lists may not show its effect yet.
+        state_shown_within: how long after a key was activated, deactivated or created the lists may still show what was
+            before.
         has_inactive_state: whether a key can be deactivated and activated again. Where it cannot, the old key works
             until it is deleted.
     """
 
     most_keys: int
     visible_within: timedelta
+    state_shown_within: timedelta
     has_inactive_state: bool
 
     async def account(self) -> str:

@@ -139,7 +139,7 @@ def _hint(status: int) -> str:
         return ": a redirect is not followed"
     hints = {
         401: "the credential is not valid",
-        403: "a right is missing",
+        403: "a right is missing, or the credential has expired",
         404: "it does not exist, or the credential may not see it",
     }
     return f": {hints[status]}" if status in hints else ""

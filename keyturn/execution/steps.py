@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -387,9 +388,16 @@ class KeyRotation:
         """
         await self._expect_account(rotation.cloud_account)
         await self._say(rotation)
-        old = _find(await self._keys.list_keys(rotation.user), rotation.old_key_id)
+        present = await self._keys.list_keys(rotation.user)
+        old = _find(present, rotation.old_key_id)
         if old is None:
             return None
+        if (lost := self._what_became_of_the_new_key(rotation, present)) is not None:
+            if rotation.goes_regardless or not self._keys.has_inactive_state:
+                raise NewKeyMissing(lost)  # a leaked key works no more, whatever that costs
+            await self._say(rotation, evidence={"activating": rotation.old_key_id, "because": lost})
+            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+            return Need(kind="new_key_missing", by=(lost,))
         if rotation.goes_regardless:
             return None  # who uses it may be who it was leaked to
         use = await self._keys.use_of(rotation.user, rotation.old_key_id)
@@ -420,6 +428,8 @@ class KeyRotation:
         if old is not None:
             if old.is_active and self._is_activated_by_hand(rotation, old):
                 raise OldKeyInUse("the old key is active again: it was activated by hand")
+            if old.is_active and self._keys.has_inactive_state and not rotation.goes_regardless:
+                raise CloudUnavailable("the old key is not listed as inactive yet")
             use = await self._keys.use_of(rotation.user, rotation.old_key_id)
             is_used = not rotation.goes_regardless and self._is_used_since(use, rotation)
             if use.last_used_at is not None and is_used:
@@ -467,16 +477,22 @@ class KeyRotation:
         old = _find(present, rotation.old_key_id)
         if old is None:
             raise RollbackImpossible("the old key is deleted")
-        await self._say(rotation)
-        if not old.is_active:
-            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
-            await self._say(rotation, evidence={"activated": rotation.old_key_id})
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
         beside = await self._beside(rotation, present, trail)
         listed = [key.key_id for key in await self._keys_created_here(rotation, beside, trail)]
+        if has_expired(old) and (listed or created_keys(trail)):
+            raise RollbackImpossible("the old key has expired: nothing makes it work again, and the new one stays")
+        await self._say(rotation)
+        # Whatever a list shows, which may be older than the deactivation.
+        if self._keys.has_inactive_state and (not old.is_active or listed or created_keys(trail)):
+            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+        if not old.is_active:
+            await self._say(rotation, evidence={"activated": rotation.old_key_id})
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
         for key_id in dict.fromkeys([*listed, *sorted(created_keys(trail))]):
-            left = await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
+            left = await self._targets.restore(
+                rotation.targets, self._is_of(key_id), version=key_id, may_hold=partial(self._may_go_back_to, rotation)
+            )
             still = {"still_in": " ".join(left)[:500]} if left else {}
             await self._say(rotation, evidence={"deleting": key_id} | still)
             await self._keys.delete(rotation.user, key_id)
@@ -683,7 +699,7 @@ class KeyRotation:
         since = rotation.deactivated_at
         if not (self._keys.has_inactive_state and old.is_active and since is not None):
             return False
-        return datetime.now(UTC) >= since + self._keys.visible_within
+        return datetime.now(UTC) >= since + self._keys.state_shown_within
 
     def _is_used_since(self, use: KeyUse, rotation: KeyState) -> bool:
         """Whether a use is one that was not known when the old key was deactivated.
@@ -709,10 +725,33 @@ class KeyRotation:
     def _expect_new_key(self, rotation: KeyState, present: Sequence[CloudKey]) -> None:
         new = _find(present, _of(rotation.new_key_id))
         verified = rotation.verified_at
-        if new is None and verified is not None and datetime.now(UTC) < verified + self._keys.visible_within:
+        if new is None and verified is not None and datetime.now(UTC) < verified + self._keys.state_shown_within:
             raise CloudUnavailable("the new key is not listed yet")
-        if new is None or not new.is_active:
-            raise NewKeyMissing("the new key is " + ("deleted" if new is None else "inactive"))
+        if (lost := self._what_became_of_the_new_key(rotation, present)) is not None:
+            raise NewKeyMissing(lost)
+        ends = None if new is None else new.expires_at
+        # By then the old key is deleted, and nothing would be left that works.
+        goes = (verified or rotation.recorded_at) + rotation.waits.overlap + rotation.waits.grace
+        if ends is not None and ends < goes:
+            raise NewKeyMissing(
+                f"the new key ends at {in_utc(ends)}, before the old one may be deleted at {in_utc(goes)}: let new "
+                "keys live longer, or shorten the waits; then roll back, and ask again"
+            )
+
+    def _what_became_of_the_new_key(self, rotation: KeyState, present: Sequence[CloudKey]) -> str | None:
+        """Why the new key does not work, as the list says; None if it does, or may not be listed yet."""
+        new, verified = _find(present, _of(rotation.new_key_id)), rotation.verified_at
+        if new is None:
+            may_be_hidden = verified is not None and datetime.now(UTC) < verified + self._keys.state_shown_within
+            return None if may_be_hidden else "the new key is deleted"
+        if has_expired(new):
+            return "the new key has expired"
+        return None if new.is_active else "the new key is inactive"
+
+    def _may_go_back_to(self, rotation: KeyState, secret: SecretStr | None) -> bool:
+        """Whether a target may hold a secret after a rollback: the old key's, or one that names no key."""
+        held = None if secret is None else self._keys.key_in(secret)
+        return held is None or held == rotation.old_key_id
 
     async def _expect_signature(self, rotation: KeyState) -> str:
         stored = await self._targets.current(rotation.targets)
@@ -725,6 +764,11 @@ class KeyRotation:
 
     def _is_of(self, key_id: str) -> Callable[[SecretStr], bool]:
         return lambda secret: self._keys.key_in(secret) == key_id
+
+
+def has_expired(key: CloudKey) -> bool:
+    """Return whether a key has ended by itself."""
+    return key.expires_at is not None and key.expires_at <= datetime.now(UTC)
 
 
 def _owner(job_id: str) -> str:

@@ -180,11 +180,17 @@ class SecretTargets:
         return any(isinstance(store, NamesRestarts) and store.restarts(name) for store, name in stores)
 
     async def restore(
-        self, paths: Sequence[TargetPath], is_ours: Callable[[SecretStr], bool], *, version: str
+        self,
+        paths: Sequence[TargetPath],
+        is_ours: Callable[[SecretStr], bool],
+        *,
+        version: str,
+        may_hold: Callable[[SecretStr | None], bool] = lambda _secret: True,
     ) -> Sequence[TargetPath]:
         """Make the secret before current again wherever the current one is ours; a copy takes the first target's.
 
-        Returns the targets that still hold our secret: those that cannot be read, where there was none before.
+        Returns the targets that still hold our secret: those that cannot be read, where there was none before. Raises
+        SecretNotStored where a target would go back to what it may not hold; ours is stored again then.
         """
         left: list[TargetPath] = []
         before: SecretStr | None = None
@@ -194,6 +200,12 @@ class SecretTargets:
                 now = await target.store.current(name)
                 if now is not None and is_ours(now):
                     await target.store.restore(name)
+                    if not may_hold(await target.store.current(name)):
+                        await target.store.put(name, now, version=f"again-{version}")
+                        raise SecretNotStored(
+                            f"{path} would go back to the secret of another key than the old one: its version before "
+                            "is disabled or gone. Enable that, or store the old key's secret, and resume"
+                        )
                 elif isinstance(target.store, FinishesRestores):
                     await target.store.finish_restore(name)
                 before = before or await self.current(paths)

@@ -65,6 +65,7 @@ _FACTS = {
 # What keeps an old key.
 _BLOCKED = {
     "old_key_in_use": "it is still used",
+    "new_key_missing": "the new key does not work",
     "new_key_not_seen": "no use of the new key was seen",
     "consumers_not_moved": "not all consumers have the new key",
     "key_use_unknown": "whether it is still used is not known",

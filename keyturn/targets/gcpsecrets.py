@@ -108,9 +108,15 @@ class GcpSecrets:
             if version is not None:
                 yield version
         for number in sorted(listed, reverse=True):
-            # Disabled or destroyed since it was listed: it cannot be read either.
-            if listed[number] and (version := (await self._read(path, number))[1]) is not None:
+            if not listed[number]:
+                continue
+            version = (await self._read(path, number))[1]
+            if version is not None:
                 yield version
+            elif await self._is_enabled(path, number):  # else it was disabled or destroyed since it was listed
+                raise CloudRefused(
+                    f"versions.access: version {number} is enabled and cannot be read: is its encryption key disabled?"
+                )
 
     async def _listed(self, path: str) -> dict[int, bool]:
         """Return whether each version is enabled, by its number; none for a secret that is not there, or not yet."""
@@ -134,6 +140,12 @@ class GcpSecrets:
         if data is None:
             raise CloudUnavailable("versions.access: the payload was damaged on its way")
         return True, _Version(number, data)
+
+    async def _is_enabled(self, path: str, number: int) -> bool:
+        url = self._url(f"{path}/versions/{number}")
+        reply = await self._google.ask("versions.get", "GET", url, expected=frozenset({403, 404}))
+        # Without the right to ask, it is what the list says.
+        return reply.status == 403 or (reply.status != 404 and reply.body.get("state") == "ENABLED")
 
     async def _add(self, path: str, data: bytes) -> bool:
         """Add a version; returns False if there is no such secret."""

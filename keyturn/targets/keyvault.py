@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from keyturn.execution.errors import CloudUnavailable, SecretLeaving, TargetUnusable
+from keyturn.execution.errors import CloudUnavailable, SecretLeaving, SecretNotStored, TargetUnusable
 from keyturn.execution.protocols import SecretStore
 from keyturn.jobs.executor import SecretTarget
 
@@ -100,6 +100,10 @@ class KeyVault:
         before_id = now.tags.get(_BEFORE_TAG) or await self._version_before(place, now.version_id)
         is_named = before_id != _NONE and _VERSION_ID.fullmatch(before_id) is not None
         before = await self._get(place, before_id) if is_named else None
+        if is_named and before is None:
+            raise SecretNotStored(
+                f"{name}: the version before, {before_id}, is disabled or gone: enable it, and resume"
+            )
         if before is not None:
             # With the tags that it had: the one before it is still the one to go back to from it.
             await self._set(place, before.value.get_secret_value(), before.content_type, tags=before.tags)

@@ -43,6 +43,7 @@ _ROUTES: dict[str, tuple[str, str]] = {
     "secrets.addVersion": ("POST", _SECRET + ":addVersion"),
     "versions.list": ("GET", _SECRET + "/versions"),
     "versions.access": ("GET", _VERSION + ":access"),
+    "versions.get": ("GET", _VERSION),
     "versions.disable": ("POST", _VERSION + ":disable"),
 }
 

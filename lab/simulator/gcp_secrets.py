@@ -22,10 +22,14 @@ class Version:
 
 @dataclass
 class SecretManager:
-    """The secrets of one project, by their IDs; `hides_for` is how many lists do not show a version added from now."""
+    """The secrets of one project, by their IDs; `hides_for` is how many lists do not show a version added from now.
+
+    `key_is_disabled` is that of the key that encrypts them, at Cloud KMS: enabled versions cannot be read then.
+    """
 
     secrets: dict[str, list[Version]] = field(default_factory=dict)
     hides_for: int = 0
+    key_is_disabled: bool = False
 
     def handlers(self) -> dict[str, Handler]:
         """Return what answers each call."""
@@ -34,6 +38,7 @@ class SecretManager:
             "secrets.addVersion": self._add,
             "versions.list": self._list,
             "versions.access": self._access,
+            "versions.get": self._get,
             "versions.disable": self._disable,
         }
 
@@ -63,10 +68,13 @@ class SecretManager:
 
     def _access(self, words: dict[str, str], _sent: dict[str, Any], _caller: str) -> dict[str, Any]:
         version = self._version(words)
-        if version.state != "ENABLED":
+        if version.state != "ENABLED" or self.key_is_disabled:
             raise Refused(400, "FAILED_PRECONDITION")
         data = base64.b64encode(version.data).decode()
         return {"name": "a version", "payload": {"data": data, "dataCrc32c": str(crc32c(version.data))}}
+
+    def _get(self, words: dict[str, str], _sent: dict[str, Any], _caller: str) -> dict[str, Any]:
+        return {"name": "a version", "state": self._version(words).state}
 
     def _disable(self, words: dict[str, str], _sent: dict[str, Any], _caller: str) -> dict[str, Any]:
         self._version(words).state = "DISABLED"

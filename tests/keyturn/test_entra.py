@@ -32,7 +32,9 @@ from keyturn.execution.errors import (
     KeyLimit,
     KeyNotFound,
     NewKeyMissing,
+    RollbackImpossible,
     SecretLeaving,
+    SecretNotStored,
     TargetUnusable,
     UserGone,
 )
@@ -43,6 +45,7 @@ from keyturn.executors.entra.secrets import EntraSecrets
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
+from keyturn.lab.simulator import entra_directory
 from keyturn.lab.simulator.entra import Entra, How
 from keyturn.lab.simulator.entra_directory import Application
 from keyturn.targets.keyvault import TARGET, KeyVault
@@ -900,3 +903,52 @@ def test_a_vault_is_a_name_or_a_host_of_any_of_microsofts_clouds(
     settings = AzureSettings() if template is None else AzureSettings(KEYTURN_KEYVAULT_URL=template)
     place = KeyVault(settings, token)._place(path)
     assert (place.url, place.scope) == (f"{url}/secrets/svc", scope)
+
+
+async def test_a_rollback_does_not_disable_the_new_secret_where_the_one_before_is_disabled(
+    cloud: Cloud, sqlite_store: JobStore, sqlite_engine: AsyncEngine
+) -> None:
+    """By whoever tidies old versions: then no version could be read."""
+    app = cloud.directory.application()
+    name = f"pay/{app.app_id}"
+    steps = cloud.steps(sqlite_engine)
+    await cloud.vault.put(name, SecretStr("the-old-one-by-hand"), version="v0")
+    job = await job_for(sqlite_store, app.app_id, only_key_of(app))
+    rotation = await created(steps, await recorded(cloud, steps, job))
+    versions = cloud.vaults.secrets[name]
+    versions[0].enabled = False
+    with pytest.raises(SecretNotStored, match="is disabled or gone: enable it"):
+        await patiently(lambda: steps.roll_back(rotation, "rolled back"))
+    assert [version.enabled for version in versions] == [False, True]
+    versions[0].enabled = True
+    await patiently(lambda: steps.roll_back(rotation, "rolled back"))
+    now = await cloud.vault.current(name)
+    assert now is not None
+    assert now.get_secret_value() == "the-old-one-by-hand"
+
+
+async def test_a_rollback_to_a_secret_that_has_expired_is_refused(
+    cloud: Cloud, sqlite_store: JobStore, sqlite_engine: AsyncEngine
+) -> None:
+    app = cloud.directory.application()
+    old, steps = only_key_of(app), cloud.steps(sqlite_engine)
+    rotation = await created(steps, await recorded(cloud, steps, await job_for(sqlite_store, app.app_id, old)))
+    app.passwords[old].end = datetime.now(UTC) - timedelta(minutes=1)
+    with pytest.raises(RollbackImpossible, match="has expired"):
+        await patiently(lambda: steps.roll_back(rotation, "rolled back"))
+    assert set(app.passwords) == {old, str(rotation.new_key_id)}
+
+
+@pytest.mark.parametrize("number", [7000112, 53003])
+async def test_a_sign_in_that_no_wait_mends_is_refused_before_another_secret_is_made(
+    cloud: Cloud, sqlite_store: JobStore, sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disabled application, and one that Conditional Access keeps out."""
+    app = cloud.directory.application()
+    steps = cloud.steps(sqlite_engine)
+    rotation = await recorded(cloud, steps, await job_for(sqlite_store, app.app_id, only_key_of(app)))
+    before = set(app.passwords)
+    monkeypatch.setattr(type(cloud.directory), "sign_in", lambda *_: entra_directory._sign_in_error(number))
+    with pytest.raises(CloudRefused, match=f"AADSTS{number}"):
+        await steps.create(rotation)
+    assert len(set(app.passwords) - before) == 1

@@ -953,3 +953,32 @@ async def test_a_default_accounts_key_decides_that_it_is_of_this_project(rotatio
     ordered = KeyRotationOrder(job_id=await rotation.job_for(key_id, account), cloud_account=PROJECT)
     state = await rotation.steps.record(ordered, await rotation.steps.claim(ordered))
     assert (state.user, state.old_key_id) == (account, key_id)
+
+
+async def test_a_secret_whose_versions_are_encrypted_by_a_disabled_key_is_not_taken_for_an_empty_one(
+    rotation: Rotation,
+) -> None:
+    """A rollback would delete the new key, whose secret is current again as soon as Cloud KMS has its key back."""
+    lab, old = rotation.lab, rotation.lab.old_key()
+    await lab.secrets.put(SECRET, SecretStr(lab.simulator.iam.key_file(USER, old)), version="v0")
+    state = await rotation.create(await rotation.start(old))
+    lab.simulator.secret_manager.key_is_disabled = True
+    with pytest.raises(CloudRefused, match="is enabled and cannot be read"):
+        await patiently(lambda: lab.secrets.current(SECRET))
+    with pytest.raises(CloudRefused):
+        await patiently(lambda: rotation.steps.roll_back(state, "rolled back"))
+    assert set(lab.user_keys) == {old, str(state.new_key_id)}
+
+
+async def test_a_rollback_does_not_store_the_secret_of_a_key_that_is_long_gone(rotation: Rotation) -> None:
+    """The version before was disabled by hand, as Google advises to do before one is destroyed."""
+    lab, old = rotation.lab, rotation.lab.old_key()
+    file = lab.simulator.iam.key_file(USER, old)
+    await lab.secrets.put(SECRET, SecretStr(file.replace(old, "d" * 40)), version="v0")
+    await lab.secrets.put(SECRET, SecretStr(file), version="v1")
+    state = await rotation.create(await rotation.start(old))
+    lab.simulator.secret_manager.secrets["svc-pay"][1].state = "DISABLED"
+    with pytest.raises(SecretNotStored, match="another key than the old one"):
+        await patiently(lambda: rotation.steps.roll_back(state, "rolled back"))
+    assert rotation.stored == state.new_key_id
+    assert str(state.new_key_id) in lab.user_keys

@@ -30,7 +30,7 @@ Then = Callable[[], Awaitable[None]]
 class Cloud:
     """One user's keys. `before` holds what happens first when a call of that name arrives, once."""
 
-    most_keys, visible_within, has_inactive_state = 2, timedelta(0), True
+    most_keys, visible_within, state_shown_within, has_inactive_state = 2, timedelta(0), timedelta(0), True
 
     def __init__(self) -> None:
         self.keys = {OLD: CloudKey(OLD, True, datetime.now(UTC) - timedelta(days=100))}

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import boto3
 import pytest
 from aiohttp import web
+from botocore.exceptions import ClientError, CredentialRetrievalError, MetadataRetrievalError
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from keyturn.aws import _failure_of
 from keyturn.contracts import CredentialFacts
 from keyturn.database import open_database
 from keyturn.execution.contracts import KeyRotationOrder, KeyState, KeyWaits
@@ -48,7 +50,7 @@ from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.moments import name_by_creation
 from keyturn.targets.file import SecretFiles
-from keyturn.targets.secretsmanager.store import SecretsManager
+from keyturn.targets.secretsmanager.store import SecretsManager, _token
 from tests.support.aws import ACCOUNT, Aws, Loss, Network, job_for
 from tests.support.cases import order as job_order
 from tests.support.key_rotations import patiently
@@ -95,7 +97,9 @@ def order_of(job_id: str, **more: Any) -> KeyRotationOrder:
 def clients_on(aws: Aws, address: str) -> tuple[AwsAccessKeys, SecretsManager]:
     """What calls AWS there. It remembers nothing of a call, and making it costs as much as a whole rotation."""
     settings = aws.settings(address)
-    return AwsAccessKeys(**settings), SecretsManager(**settings)
+    keys = AwsAccessKeys(**settings)
+    keys.state_shown_within = timedelta(0)  # moto is consistent
+    return keys, SecretsManager(**settings)
 
 
 async def used(aws: Aws, key_id: str, secret: str) -> None:
@@ -605,7 +609,7 @@ async def test_a_refusal_of_aws_is_named_by_its_code_alone(aws: Aws, network: Ne
     wrong = AwsAccessKeys(**aws.settings(network.address) | {"aws_secret_access_key": "hunter2"})
     with pytest.raises(CloudRefused) as refused:
         await wrong.list_keys("svc")
-    assert str(refused.value) == "ListAccessKeys: SignatureDoesNotMatch"
+    assert str(refused.value) == "ListAccessKeys: SignatureDoesNotMatch: is this machine's clock right?"
     nobody = AwsAccessKeys(**aws.settings("http://127.0.0.1:9"))
     with pytest.raises(CloudUnavailable) as silent:
         await nobody.list_keys("svc")
@@ -788,3 +792,70 @@ def test_no_two_users_share_a_name_in_a_target() -> None:
     assert len(set(made)) == len(names)
     assert all(not {"/", "\\"} & set(name) and not name.startswith(".") for name in made)
     assert made[:2] == ["svc", "a@b.example"]
+
+
+async def test_a_secret_that_was_there_without_a_value_is_not_deleted_by_a_rollback(
+    aws: Aws, network: Network, steps: KeyRotation, store: JobStore, engine: AsyncEngine
+) -> None:
+    """As Terraform makes it, with tags and a policy: those are its owner's."""
+    user, old = aws.user()
+    manager, name = aws.client("secretsmanager"), f"keyturn/{user}"
+    manager.create_secret(Name=name, Tags=[{"Key": "owner", "Value": "pay"}])
+    network.forms.pop("DeleteSecret", None)
+    rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    made = manager.describe_secret(SecretId=name)["CreatedDate"]
+    described = {"CreatedDate": made - timedelta(days=30), "VersionIdsToStages": {"one": ["AWSCURRENT"]}}
+    await _with_described(steps, described, rotation)
+    assert manager.describe_secret(SecretId=name)["Name"] == name
+    assert rotation.new_key_id in aws.keys(user)
+
+
+async def _with_described(steps: KeyRotation, described: dict[str, Any], rotation: KeyState) -> None:
+    """A rollback where the secret is a month older than its first version."""
+    store = next(iter(steps._targets._open.values())).store
+    assert isinstance(store, SecretsManager)
+    real = store._client.describe_secret
+    store._client.describe_secret = lambda **_: described
+    try:
+        with pytest.raises(SecretNotStored, match="was empty before"):
+            await patiently(lambda: steps.roll_back(rotation, "rolled back"))
+    finally:
+        store._client.describe_secret = real
+
+
+async def test_a_binary_secret_is_not_replaced_by_an_empty_one_in_a_rollback(
+    aws: Aws, steps: KeyRotation, store: JobStore, engine: AsyncEngine
+) -> None:
+    user, old = aws.user()
+    aws.client("secretsmanager").create_secret(Name=f"keyturn/{user}", SecretBinary=b"\x00\x01old")
+    rotation = await created(steps, await begun(steps, await job_for(store, engine, user, old)))
+    with pytest.raises(SecretNotStored, match="the version before holds no text"):
+        await patiently(lambda: steps.roll_back(rotation, "rolled back"))
+
+
+def test_no_two_long_versions_have_one_token() -> None:
+    role = "r" * 51
+    tokens = {
+        _token(f"instead-of-{_token(f'{role}.{tail}')}") for tail in ("5f0c6a3e91d2", "5a1111111111", "5f0c6a3e91d3")
+    }
+    assert len(tokens) == 3
+    assert all(32 <= len(token) <= 64 for token in tokens)
+    assert _token("AKIA").startswith("AKIA-")
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ClientError({"Error": {"Code": "SlowDown"}}, "PutSecretValue"), True),
+        (ClientError({"Error": {"Code": "PriorRequestNotComplete"}}, "ListAccessKeys"), True),
+        (ClientError({"Error": {"Code": "IDPCommunicationError"}}, "AssumeRoleWithWebIdentity"), True),
+        (ClientError({"Error": {"Code": "ResourceExistsException"}}, "CreateSecret"), True),
+        (ClientError({"Error": {"Code": "ResourceExistsException"}}, "PutSecretValue"), False),
+        (ClientError({"Error": {"Code": "RequestExpired"}}, "ListAccessKeys"), False),
+        (CredentialRetrievalError(provider="container-role", error_msg="timed out"), True),
+        (MetadataRetrievalError(error_msg="timed out"), True),
+    ],
+)
+def test_what_passes_at_aws_is_tried_again(error: Exception, passes: bool) -> None:
+    """By botocore's own lists of what passes; credentials of an agent that starts, too."""
+    assert isinstance(_failure_of(error, set(), None), CloudUnavailable if passes else CloudRefused)

@@ -971,3 +971,24 @@ def test_the_executor_is_opened_by_its_settings(monkeypatch: pytest.MonkeyPatch)
         "port": "5432,5433",
         "dbname": "app",
     }
+
+
+async def test_a_role_whose_password_ends_before_the_old_one_goes_stops_the_rotation(
+    server: Server, store: JobStore, engine: AsyncEngine, secrets: Path
+) -> None:
+    """By VALID UNTIL: the old password would have been deleted, and the new one refused."""
+    (secrets / server.user).write_text(json.dumps(server.old))
+    soon = datetime.now(UTC) + timedelta(hours=3)
+    server.run(f"ALTER ROLE {{}} VALID UNTIL '{soon.isoformat()}'", server.b)
+    steps = steps_on(server.keys(), engine, secrets)
+    rotation = await created(steps, await recorded(steps, await job_for(store, server.user, server.a)))
+    waits = rotation.waits.model_copy(update={"grace": timedelta(days=7)})
+    rotation = rotation.model_copy(update={"waits": waits})
+    with pytest.raises(NewKeyMissing, match="the new key ends at"):
+        await steps.deactivate(rotation)
+    server.run("ALTER ROLE {} VALID UNTIL '2020-01-01'", server.b)
+    with pytest.raises(NewKeyMissing, match="the new key has expired"):
+        await steps.deactivate(rotation)
+    assert server.can_login(server.a)
+    server.run("ALTER ROLE {} VALID UNTIL 'infinity'", server.b)
+    await steps.deactivate(rotation)

@@ -78,7 +78,9 @@ def steps_on(
         "known_every": timedelta(0),
     }
     more = defaults | more
-    return KeyRotation(keys(**arguments), targets, JobLeases(engine), Outbox(engine), **more)
+    made = keys(**arguments)
+    made.state_shown_within = timedelta(0)  # moto is consistent
+    return KeyRotation(made, targets, JobLeases(engine), Outbox(engine), **more)
 
 
 @asynccontextmanager

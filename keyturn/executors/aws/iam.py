@@ -36,6 +36,9 @@ class AwsAccessKeys:
     most_keys = 2
     # At the limit of two keys a third is refused, so that a list that is not consistent yet does no harm.
     visible_within = timedelta(0)
+    # IAM is eventually consistent, without a bound: others report seconds (docs.aws.amazon.com/IAM/latest/UserGuide/
+    # troubleshoot.html, "changes that I make are not always immediately visible").
+    state_shown_within = timedelta(minutes=2)
     has_inactive_state = True
 
     def __init__(self, session: boto3.session.Session | None = None, **settings: Any) -> None:

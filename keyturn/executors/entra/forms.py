@@ -39,7 +39,8 @@ def key_of(entry: Mapping[str, Any]) -> CloudKey:
     created = moment_of(entry.get("startDateTime")) or datetime(1970, 1, 1, tzinfo=UTC)
     expires = moment_of(entry.get("endDateTime"))
     is_active = expires is None or expires > datetime.now(UTC)
-    return CloudKey(str(entry.get("keyId")), is_active, created, None if label is None else label[1])
+    job_id = None if label is None else label[1]
+    return CloudKey(str(entry.get("keyId")), is_active, created, job_id, expires_at=expires)
 
 
 def use_in(body: Any, key_id: str) -> KeyUse:

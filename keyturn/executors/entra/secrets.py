@@ -33,6 +33,11 @@ class _Application(NamedTuple):
     is_of_one_tenant: bool
 
 
+# Of a sign-in with a secret that was created seconds ago, and of one whose start is ahead of a host's clock
+# (learn.microsoft.com/entra/identity-platform/reference-error-codes). Others, such as a disabled application, stay.
+_NOT_KNOWN_YET = {"AADSTS7000215", "AADSTS7000222", "AADSTS90006", "AADSTS90024", "AADSTS90033"}
+
+
 class EntraSecrets:
     """Client secrets of the applications of one tenant; a user is an application, by its appId or its object ID.
 
@@ -48,7 +53,7 @@ class EntraSecrets:
     most_keys = 14
     # Reads come from replicas of the directory. Microsoft states no bound for their lag, and others report seconds:
     # two minutes are a guess on the safe side. Only an attempt after one whose answer was lost waits for it.
-    visible_within = timedelta(minutes=2)
+    visible_within = state_shown_within = timedelta(minutes=2)
     # A client secret cannot be disabled: the old one works until it is removed.
     has_inactive_state = False
 
@@ -142,7 +147,10 @@ class EntraSecrets:
             reply = await self._calls.ask("token", "POST", url, form=form)
             if reply.status != 200 or not isinstance(reply.body, dict) or not reply.body.get("access_token"):
                 self._known.discard(stored["keyId"])
-                raise CloudUnavailable(f"sign-in {number} of {often}: {reply.status} {reply.code}")
+                what = f"sign-in {number} of {often}: {reply.status} {reply.code}"
+                if reply.status in {400, 401} and reply.code.startswith("AADSTS") and reply.code not in _NOT_KNOWN_YET:
+                    raise CloudRefused(what)  # such as a disabled application: another secret would be refused, too
+                raise CloudUnavailable(what)
         self._known.add(stored["keyId"])
         return f"application {app_id} of the tenant {tenant}"
 

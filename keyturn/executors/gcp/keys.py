@@ -35,6 +35,7 @@ from keyturn.gcp.replies import Reply
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"  # RFC 7523
 # A step lists the keys, and then asks for the use of some: so long it goes by that list.
 _LISTED_FOR = 5.0
+_NEVER = 9999  # the year in which a key ends that does not
 _MOST_PAGES = 5  # an hour each of six weeks is one
 _NOT_READABLE = frozenset({403, 404})  # a right is missing, or the API is off: the other may know
 
@@ -49,7 +50,7 @@ class GcpServiceAccountKeys:
 
     most_keys = 10
     # Reads are eventually consistent: Google documents 60 s and more, and its own tests allow for 7 minutes beyond.
-    visible_within = timedelta(minutes=8)
+    visible_within = state_shown_within = timedelta(minutes=8)
     has_inactive_state = True
 
     def __init__(self, google_cloud: GoogleCloud | None = None, project: str | None = None) -> None:
@@ -231,4 +232,5 @@ def _key_of(entry: Mapping[str, Any], identity: str | None = None) -> CloudKey:
     is_active = entry.get("disabled") is not True and not has_expired
     aliases = (name, f"//iam.googleapis.com/{name}")  # as inventories of Google Cloud write it
     is_own = identity is not None and entry.get("creator") in (identity, f"serviceAccount:{identity}")
-    return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases, is_own=is_own)
+    ends = None if expires_at is None or expires_at.year >= _NEVER else expires_at
+    return CloudKey(key_id_in(name), is_active, created_at, aliases=aliases, is_own=is_own, expires_at=ends)

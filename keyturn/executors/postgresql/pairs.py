@@ -20,7 +20,7 @@ from keyturn.executors.postgresql.names import Mark, read_comment, write_comment
 # What is never touched, whatever rights the executor has; whether roles are in the user's group, if it is one.
 _ROLES = """
 SELECT r.rolname::text, r.oid::bigint, r.rolcanlogin, shobj_description(r.oid, 'pg_authid'),
-    coalesce(r.rolvaliduntil <= now(), false),
+    CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END,
     CASE WHEN r.rolname IN (current_user, session_user) THEN 'is the executor''s own role'
         WHEN r.rolreplication THEN 'may replicate'
         WHEN r.rolname LIKE 'pg\\_%%' THEN 'is a predefined role'
@@ -42,7 +42,7 @@ class Role(NamedTuple):
         can_login: whether it has LOGIN.
         others: what others wrote into its comment.
         mark: Keyturn's line in the comment.
-        is_expired: whether its password's VALID UNTIL has passed.
+        valid_until: its VALID UNTIL, after which its password is refused; None if it has none.
         untouchable: why it must not be changed; None if it may be.
         in_group: whether it is a member of the user's group; None if there is no such group.
     """
@@ -52,7 +52,7 @@ class Role(NamedTuple):
     can_login: bool
     others: str | None
     mark: Mark | None
-    is_expired: bool
+    valid_until: datetime | None
     untouchable: str | None
     in_group: bool | None
 
@@ -62,6 +62,11 @@ class Role(NamedTuple):
         if self.mark is not None:
             return self.mark.key_id
         return self.name if self.can_login else None
+
+    @property
+    def is_expired(self) -> bool:
+        """Return whether its password is refused by now."""
+        return self.valid_until is not None and self.valid_until <= datetime.now(UTC)
 
     @property
     def created_at(self) -> datetime | None:

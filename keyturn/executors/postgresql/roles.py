@@ -66,7 +66,7 @@ class PostgresqlRoles:
     """
 
     most_keys = 2
-    visible_within = timedelta(0)  # the catalog of the primary shows what was committed at once
+    visible_within = state_shown_within = timedelta(0)  # the catalog of the primary shows what was committed at once
     has_inactive_state = True
 
     def __init__(self, settings: RolesSettings) -> None:
@@ -102,10 +102,11 @@ class PostgresqlRoles:
         keys = [
             CloudKey(
                 key_id=role.key_id or role.name,
-                is_active=role.can_login,
+                is_active=role.can_login and not role.is_expired,
                 created_at=role.created_at or _UNDATED,
                 job_id=None if role.mark is None else role.mark.job_id,
                 aliases=(role.name,),  # as an audit writes it
+                expires_at=role.valid_until,
             )
             for role in pair.with_key
         ]
@@ -157,6 +158,8 @@ class PostgresqlRoles:
             "password": stored.password.get_secret_value(),
             "application_name": VERIFYING,
         }
+        # A role may be read-only by default, which is no standby: `read-write` would refuse it for ever.
+        login["target_session_attrs"] = "primary" if pq.version() >= 140_000 else "read-write"
         if self._settings.consumer is not None:
             login["hostaddr"] = None  # it is the address of the executor's own host
         if pq.version() >= 160_000:

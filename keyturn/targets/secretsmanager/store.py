@@ -1,5 +1,7 @@
 """The calls of Secrets Manager."""
 
+import hashlib
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import SecretStr
@@ -7,6 +9,9 @@ from pydantic import SecretStr
 from keyturn.aws import ONE_TRY, Absent, ask, client_of
 from keyturn.execution.errors import SecretNotStored
 from keyturn.execution.targets import is_same_secret
+
+# A secret that is created with a value has its first version at once.
+_AT_ONCE = timedelta(seconds=10)
 
 
 class SecretsManager:
@@ -36,12 +41,19 @@ class SecretsManager:
         """Make the one before current again."""
         now, before = await self._value(name, "AWSCURRENT"), await self._value(name, "AWSPREVIOUS")
         if before is not None and now is not None:
+            if not before[1]:
+                raise SecretNotStored(f"{name}: the version before holds no text: make it current by hand, and resume")
             await self._put(name, _token(f"instead-of-{now[0]}"), before[1])
             return
         described = await ask(lambda: self._client.describe_secret(SecretId=name))
         if len(described.get("VersionIdsToStages") or {}) > 1:
             raise SecretNotStored("the secret has no version AWSPREVIOUS to go back to")
-        # It was the first, and its key is about to be deleted: nothing is left to recover.
+        if now is None or not _is_as_old_as(described.get("CreatedDate"), now[2]):
+            # It was there before, without a value: its policy, tags and replicas are its owner's.
+            raise SecretNotStored(
+                f"{name} was empty before: store the old key's secret there, or delete it, and resume"
+            )
+        # We created it, and its key is about to be deleted: nothing is left to recover.
         await ask(lambda: self._client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True))
 
     async def _put(self, name: str, token: str, text: str) -> None:
@@ -51,16 +63,24 @@ class SecretsManager:
         except Absent:
             await ask(lambda: self._client.create_secret(Name=name, **arguments))
 
-    async def _value(self, name: str, stage: str) -> tuple[str, str] | None:
-        """The version's ID and its text; None if there is no such version."""
+    async def _value(self, name: str, stage: str) -> tuple[str, str, Any] | None:
+        """The version's ID, its text, and when it was created; None if there is no such version."""
         try:
             found = await ask(
                 lambda: self._client.get_secret_value(SecretId=name, VersionStage=stage), absent="none yet"
             )
         except Absent:
             return None
-        return str(found["VersionId"]), str(found.get("SecretString", ""))
+        return str(found["VersionId"]), str(found.get("SecretString", "")), found.get("CreatedDate")
+
+
+def _is_as_old_as(secret: Any, version: Any) -> bool:
+    """Whether a secret was created with this version, by their dates."""
+    return isinstance(secret, datetime) and isinstance(version, datetime) and abs(version - secret) <= _AT_ONCE
 
 
 def _token(version: str) -> str:
-    return version.ljust(32, "-")[:64]  # Secrets Manager wants 32 to 64 characters
+    """Return a version as Secrets Manager wants it, of 32 to 64 characters; no two alike."""
+    if len(version) > 64:
+        return f"{version[:23]}.{hashlib.sha256(version.encode()).hexdigest()[:40]}"
+    return version.ljust(32, "-")
