@@ -39,8 +39,9 @@ with workflow.unsafe.imports_passed_through():
     from keyturn.workflows.waiting import expect_own, refusal
 
 T = TypeVar("T")
-# A step is up to eight calls of a cloud, 15 s each at the longest, and some short transactions.
-STEP_START_TO_CLOSE = timedelta(minutes=3)
+# A step is up to eight calls of a cloud, 15 s each at the longest, and some short transactions; one that creates a key
+# waits until its cloud knows that, at Google for up to eight minutes. A worker that dies is noticed by its heartbeat.
+STEP_START_TO_CLOSE = timedelta(minutes=12)
 # A killed worker is noticed after four missed beats.
 STEP_HEARTBEAT = timedelta(seconds=20)
 # After so long without success a step counts as blocked: a person can see it, and it is tried seldom.

@@ -72,7 +72,8 @@ from keyturn.policy.line import PolicyLine
 LEASE = timedelta(hours=24)
 # Providers date a use within minutes; one that was in progress when the key was deactivated is none after.
 USE_IS_DATED_WITHIN = timedelta(minutes=5)
-# AWS knows a new key within seconds, Google within a minute or more. A step has three minutes.
+# A new key is known within seconds as a rule, and within the time for which the cloud's lists may lag, at the latest:
+# who gives up before deletes a key that was about to become known, and makes another one.
 KNOWN_WITHIN = timedelta(seconds=90)
 # A call to create a key and the row that names it take ten seconds at most, and a stopped process may take longer.
 CREATED_WITHIN = timedelta(minutes=1)
@@ -99,7 +100,8 @@ class KeyRotation:
         lines_of: the policy lines of a job, for what they say on waits.
         own_use_within: how long after our own verification the provider may still date that use.
         used_since: how long after the deactivation a use may be dated that was in progress before it.
-        known_within: how long a step waits until the cloud knows a new key.
+        known_within: how long a step waits until the cloud knows a new key; None for KNOWN_WITHIN, and as long as its
+            lists may lag.
         known_every: how long between two uses of a new key that the cloud does not know yet.
         created_within: how long a rotation of another key of the user may be about to create one.
     """
@@ -117,7 +119,7 @@ class KeyRotation:
         lines_of: LinesOf = lambda names: (),
         own_use_within: timedelta = USE_IS_DATED_WITHIN,
         used_since: timedelta = USE_IS_DATED_WITHIN,
-        known_within: timedelta = KNOWN_WITHIN,
+        known_within: timedelta | None = None,
         known_every: timedelta = timedelta(seconds=1),
         created_within: timedelta = CREATED_WITHIN,
     ) -> None:
@@ -131,7 +133,7 @@ class KeyRotation:
         self._lines_of = lines_of
         self._own_use_within = own_use_within
         self._used_since = used_since
-        self._known_within = known_within
+        self._known_within = known_within or max(KNOWN_WITHIN, keys.state_shown_within)
         self._known_every = known_every
         self._created_within = created_within
 
@@ -276,7 +278,7 @@ class KeyRotation:
             if isinstance(refused, CloudRefused):
                 raise
             # The list had room: the cloud has not listed the key yet whose answer was lost.
-            raise CloudUnavailable("the list of keys is not consistent yet") from None
+            raise CloudUnavailable(f"{refused}: the list of keys is not consistent yet") from None
         # From here on it is known as ours, whatever uses it.
         await self._say(rotation, evidence={"created_key": key_id})
         # A consumer that reads the target at once must not get a key that the cloud does not know everywhere yet.
@@ -368,7 +370,7 @@ class KeyRotation:
             raise OldKeyInUse(f"the old key was used at {use_in_words(used)}"[:500])  # since it was found to be quiet
         await self._say(rotation)  # again: what was asked in between took its time
         is_ours = old is not None and old.is_active
-        if is_ours:
+        if old is not None:  # whatever a list shows, which may be older than an activation
             await self._keys.set_active(rotation.user, rotation.old_key_id, False)
         now = datetime.now(UTC)
         evidence = {"deactivated": rotation.old_key_id, "last_used": use_in_words(used)}

@@ -10,6 +10,7 @@ from keyturn.execution.errors import CloudUnavailable, NewKeyMissing, RollbackIm
 from keyturn.execution.protocols import CloudKey
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
+from keyturn.workflows.rotate_key import STEP_START_TO_CLOSE
 from tests.keyturn.test_interrupted_steps import OLD, Cloud, Rotation, Versions, secret_of
 from tests.support.aws import job_for
 
@@ -154,3 +155,22 @@ async def test_a_target_never_goes_back_to_the_secret_of_another_key(rotation: R
         await rotation.steps.roll_back(state, "rolled back")
     assert await rotation.stored() == state.new_key_id
     assert str(state.new_key_id) in rotation.cloud.keys
+
+
+def test_a_step_waits_for_as_long_as_a_cloud_may_take_to_know_a_key(rotation: Rotation) -> None:
+    """Google's sixty seconds, and seven minutes more."""
+    steps = rotation.with_settings(known_within=None)
+    assert steps._known_within == timedelta(seconds=90)
+    rotation.cloud.state_shown_within = timedelta(minutes=8)
+    steps = rotation.with_settings(known_within=None)
+    assert steps._known_within == timedelta(minutes=8) < STEP_START_TO_CLOSE
+
+
+async def test_an_old_key_that_a_list_still_shows_as_inactive_is_deactivated(rotation: Rotation) -> None:
+    """It was activated again a moment ago: what is recorded as deactivated must be."""
+    state = await rotation.create(await rotation.begin())
+    assert isinstance(rotation.cloud, Lagging)
+    keys = await rotation.cloud.list_keys("svc-pay")
+    rotation.cloud.shown = [key._replace(is_active=key.key_id != OLD) for key in keys]
+    await rotation.steps.deactivate(state)
+    assert not rotation.cloud.keys[OLD].is_active
