@@ -302,7 +302,7 @@ class Desk:
             raise UnknownDraft("there is no such draft")
         if description.status is WorkflowExecutionStatus.COMPLETED:
             # Temporal keeps histories for longer.
-            raise UnknownDraft("the draft is deleted: drafts are stored for seven days")
+            raise UnknownDraft("the draft is deleted: its retention has ended")
         running = description.status is WorkflowExecutionStatus.RUNNING
         cancelled = description.status is WorkflowExecutionStatus.CANCELED
         return Draft(

@@ -3,7 +3,7 @@
 A closed job is emptied and not deleted: its row is the tombstone that refuses a second job for its key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
@@ -13,13 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.bulk.tables import bulk_batches, bulk_items, bulk_runs
 from keyturn.database import transaction
+from keyturn.drafts.tables import drafts, is_expired
+from keyturn.freezes.tables import freezes
 from keyturn.jobs.states import CLOSED, OPEN
 from keyturn.jobs.tables import job_audit, outbox, rotation_events, rotation_jobs
 from keyturn.labels.tables import labelled_cases
 from keyturn.ledger.tables import call_records
 from keyturn.notices.tables import notice_issues, notice_sends, notices
+from keyturn.waivers.tables import waivers
 
-RecordKind = Literal["calls", "events", "jobs", "runs", "notices", "labels"]
+RecordKind = Literal["calls", "events", "jobs", "runs", "notices", "labels", "drafts", "waivers", "freezes"]
 RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
 BATCH = 2_000  # rows a transaction: some 100 ms, in which no other waits for long
 # What a purged job keeps: that it was there, and what refuses another one.
@@ -41,6 +44,9 @@ class Retention:
         notices: notices to people, from their event, and which issues of trackers they are in; those that still wait
             stay.
         labels: labelled cases, from the person's answer.
+        drafts: drafts of replies, from their end.
+        waivers: waivers, from their end; those in force stay.
+        freezes: freezes, from their end; those in force stay.
     """
 
     calls: int | None = None
@@ -49,6 +55,9 @@ class Retention:
     runs: int | None = None
     notices: int | None = None
     labels: int | None = None
+    drafts: int | None = None
+    waivers: int | None = None
+    freezes: int | None = None
 
     def limits(self, now: datetime) -> Mapping[RecordKind, datetime]:
         """Return before when records of each kind are expired; kinds that are stored for ever are left out."""
@@ -67,8 +76,8 @@ class RetentionStore:
         found: dict[RecordKind, int] = {}
         async with transaction(self._engine) as connection:
             for kind, before in limits.items():
-                table, expired = _expired(kind, before)
-                query = select(func.count()).select_from(table).where(expired)
+                table, expired = _EXPIRED[kind]
+                query = select(func.count()).select_from(table).where(expired(before))
                 found[kind] = int((await connection.execute(query)).scalar_one())
         return found
 
@@ -96,11 +105,11 @@ class RetentionStore:
                 deleted = gone.rowcount
 
     async def _delete_batch(self, kind: RecordKind, before: datetime) -> int:
-        table, expired = _expired(kind, before)
+        table, expired = _EXPIRED[kind]
         (key,) = table.primary_key
         async with transaction(self._engine, whole=True) as connection:
             # Locked: a run that an operator resumes meanwhile is resumed before or after, never half deleted.
-            found = select(key).where(expired).limit(BATCH if kind != "runs" else 1).with_for_update()
+            found = select(key).where(expired(before)).limit(BATCH if kind != "runs" else 1).with_for_update()
             rows = await connection.execute(found)
             ids = [row[0] for row in rows]
             if not ids:
@@ -127,29 +136,37 @@ class RetentionStore:
         return len(ids)
 
 
-def _expired(kind: RecordKind, before: datetime) -> tuple[Table, ColumnElement[bool]]:
-    match kind:
-        case "calls":
-            return call_records, call_records.c.called_at < before
-        case "events":
-            # The trail of a job that is still open is complete, however old its approval is.
-            job = exists().where(
-                rotation_jobs.c.tenant_id == rotation_events.c.tenant_id,
-                rotation_jobs.c.idempotency_key == rotation_events.c.workflow_id,
-                rotation_jobs.c.status.in_(OPEN),
-            )
-            return rotation_events, (rotation_events.c.at < before) & ~job
-        case "jobs":
-            closed = rotation_jobs.c.status.in_(CLOSED) & (rotation_jobs.c.closed_at < before)
-            return rotation_jobs, closed
-        case "runs":
-            return bulk_runs, bulk_runs.c.ended_at < before
-        case "notices":
-            waits = exists().where(
-                notice_sends.c.notice_id == notices.c.notice_id,
-                notice_sends.c.sent_at.is_(None),
-                notice_sends.c.dead_at.is_(None),
-            )
-            return notices, (notices.c.created_at < before) & notices.c.routed_at.is_not(None) & ~waits
-        case "labels":
-            return labelled_cases, labelled_cases.c.labelled_at < before
+def _expired_events(before: datetime) -> ColumnElement[bool]:
+    # The trail of a job that is still open is complete, however old its approval is.
+    job = exists().where(
+        rotation_jobs.c.tenant_id == rotation_events.c.tenant_id,
+        rotation_jobs.c.idempotency_key == rotation_events.c.workflow_id,
+        rotation_jobs.c.status.in_(OPEN),
+    )
+    return (rotation_events.c.at < before) & ~job
+
+
+def _expired_notices(before: datetime) -> ColumnElement[bool]:
+    waits = exists().where(
+        notice_sends.c.notice_id == notices.c.notice_id,
+        notice_sends.c.sent_at.is_(None),
+        notice_sends.c.dead_at.is_(None),
+    )
+    return (notices.c.created_at < before) & notices.c.routed_at.is_not(None) & ~waits
+
+
+# Where records of each kind are, and which of them have expired.
+_EXPIRED: Mapping[RecordKind, tuple[Table, Callable[[datetime], ColumnElement[bool]]]] = {
+    "calls": (call_records, lambda before: call_records.c.called_at < before),
+    "events": (rotation_events, _expired_events),
+    "jobs": (
+        rotation_jobs,
+        lambda before: rotation_jobs.c.status.in_(CLOSED) & (rotation_jobs.c.closed_at < before),
+    ),
+    "runs": (bulk_runs, lambda before: bulk_runs.c.ended_at < before),
+    "notices": (notices, _expired_notices),
+    "labels": (labelled_cases, lambda before: labelled_cases.c.labelled_at < before),
+    "drafts": (drafts, is_expired),
+    "waivers": (waivers, lambda before: (waivers.c.ended_at < before) | (waivers.c.until < before)),
+    "freezes": (freezes, lambda before: (freezes.c.ended_at < before) | (freezes.c.until < before)),
+}

@@ -5,17 +5,18 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings
 
+from keyturn.drafts.store import RETENTION_DAYS
 from keyturn.errors import SettingsInvalid
-from keyturn.retention import Retention
+from keyturn.retention import RECORD_KINDS, Retention
 from keyturn.settings import SETTINGS_FROM_ENVIRONMENT, field_faults
 
 # A year that an audit looks at, and the month in which it does so.
 DEFAULT_DAYS = 400
 
 
-def _days(kind: str, what: str) -> int:
+def _days(kind: str, what: str, default_days: int = DEFAULT_DAYS) -> int:
     default: int = Field(
-        default=DEFAULT_DAYS,
+        default=default_days,
         ge=0,
         le=36_500,
         alias=f"KEYTURN_RETAIN_{kind}_DAYS",
@@ -40,6 +41,9 @@ class RetentionSettings(BaseSettings):
     runs: int = _days("RUNS", "bulk runs with their items are stored after they ended")
     notices: int = _days("NOTICES", "notices to people are stored")
     labels: int = _days("LABELS", "labelled cases are stored, encrypted, after a person's answer")
+    drafts: int = _days("DRAFTS", "drafts of replies are stored after their end, encrypted", RETENTION_DAYS)
+    waivers: int = _days("WAIVERS", "waivers are stored after their end")
+    freezes: int = _days("FREEZES", "freezes are stored after their end")
     collect_labels: Literal["on", "off"] = Field(
         default="on",
         alias="KEYTURN_LABELS",
@@ -48,14 +52,7 @@ class RetentionSettings(BaseSettings):
 
     def limits(self) -> Retention:
         """Return the retention; a kind of 0 days is stored for ever."""
-        return Retention(
-            calls=self.calls or None,
-            events=self.events or None,
-            jobs=self.jobs or None,
-            runs=self.runs or None,
-            notices=self.notices or None,
-            labels=self.labels or None,
-        )
+        return Retention(**{kind: getattr(self, kind) or None for kind in RECORD_KINDS})
 
 
 def load_retention_settings() -> RetentionSettings:

@@ -236,7 +236,7 @@ async def open_worker(
         activities += DeliverNotices(SentNotices(NoticeStore(wired.engine), wired.notifications)).activities
         office = await _post_office(client, wired, wired.notifications)
     rotation = _rotation_activities(client, wired, claims(store), store, starts)
-    drafts = DraftReply(DraftWriting(DraftStore(wired.engine, wired.settings.keyring), wired.boundary))
+    drafts = DraftReply(DraftWriting(_draft_store(wired), wired.boundary))
     activities += [*rotation, *drafts.activities]
     # In development every worker may continue every rotation: an edit of the code leaves no parked one behind.
     deployment = UNPINNED if build_id is None else pinned_to(build_id)
@@ -360,6 +360,11 @@ def _observed_by(*observers: Callable[[CallRecord], None]) -> Callable[[CallReco
             take(call)
 
     return record
+
+
+def _draft_store(wired: WorkerContext) -> DraftStore:
+    days = load_retention_settings().drafts
+    return DraftStore(wired.engine, wired.settings.keyring, retention_days=days or None)
 
 
 def _snapshots_kept_for() -> timedelta | None:

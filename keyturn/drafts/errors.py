@@ -17,8 +17,8 @@ class DraftTakenOver(DraftError):
 
 
 class UnknownDraft(DraftError):
-    """There is no draft of this ID, it is another tenant's, or it was deleted after its seven days."""
+    """There is no draft of this ID, it is another tenant's, or its retention has ended."""
 
     kind = "unknown_draft"
     next_step = "fail_and_fix_request"
-    hint = "Ask for another draft: drafts are stored for seven days."
+    hint = "Ask for another draft: they are stored for KEYTURN_RETAIN_DRAFTS_DAYS, seven days unless it is set."

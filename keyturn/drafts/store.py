@@ -16,11 +16,11 @@ from keyturn.database import insert_of, transaction
 from keyturn.database_moments import moment_from_now
 from keyturn.drafts.contracts import DraftEnd, DraftEnding, DraftState
 from keyturn.drafts.errors import DraftTakenOver, UnknownDraft
-from keyturn.drafts.tables import draft_states, drafts
+from keyturn.drafts.tables import draft_states, drafts, is_expired
 from keyturn.keyring import EncryptedTexts, Keyring
 
 # A draft is sent or thrown away within days; Temporal's own history has its own retention.
-RETENTION = timedelta(days=7)
+RETENTION_DAYS = 7
 ENDED: tuple[DraftEnding, ...] = ("completed", "failed", "cancelled")
 _drafts = drafts.c
 
@@ -59,21 +59,28 @@ class Writer:
 
 
 class DraftStore:
-    """Drafts behind `engine`, their texts encrypted by `keyring`. All raise JobStoreUnavailable."""
+    """Drafts behind `engine`, their texts encrypted by `keyring`. All raise JobStoreUnavailable.
 
-    def __init__(self, engine: AsyncEngine, keyring: Keyring) -> None:
+    Args:
+        engine: the database.
+        keyring: which encrypts their texts.
+        retention_days: how long drafts are stored after their end; None for ever.
+    """
+
+    def __init__(self, engine: AsyncEngine, keyring: Keyring, *, retention_days: int | None = RETENTION_DAYS) -> None:
         self._engine = engine
         self._insert = insert_of(engine)
         self._encryption = EncryptedTexts(keyring, "keyturn-draft-v1")
         # By the database's clock: a worker whose own is wrong would forget drafts at once, and their fence with them.
         on_postgresql = engine.dialect.name == "postgresql"
         self._now = moment_from_now(timedelta(0), on_postgresql=on_postgresql)
-        self._too_old = moment_from_now(-RETENTION, on_postgresql=on_postgresql)
+        stored = None if retention_days is None else timedelta(days=retention_days)
+        self._too_old = None if stored is None else moment_from_now(-stored, on_postgresql=on_postgresql)
 
     async def start(
         self, draft_id: str, *, tenant_id: str, account_id: str, requested_by: str, run_id: str, attempt: int
     ) -> Writer:
-        """Take a draft over for an attempt: its text starts over. Deletes drafts that ended a week ago.
+        """Take a draft over for an attempt: its text starts over. Deletes drafts that have expired.
 
         Raises:
             DraftTakenOver: a later attempt has it, or it has ended.
@@ -90,9 +97,10 @@ class DraftStore:
             where=earlier & _drafts.state.not_in(ENDED) & (_drafts.tenant_id == tenant_id),
         )
         async with transaction(self._engine, whole=True) as connection:
-            # What another one forgets now is left to it: two that wait for each other's rows would both be refused.
-            old = select(_drafts.draft_id).where(_drafts.ended_at < self._too_old).with_for_update(skip_locked=True)
-            await connection.execute(delete(drafts).where(_drafts.draft_id.in_(old)))
+            if self._too_old is not None:
+                # What another one deletes now is left to it: two that wait for each other's rows would both be refused.
+                expired = select(_drafts.draft_id).where(is_expired(self._too_old)).with_for_update(skip_locked=True)
+                await connection.execute(delete(drafts).where(_drafts.draft_id.in_(expired)))
             generation = (await connection.execute(claim.returning(_drafts.generation))).scalar_one_or_none()
             if generation is None:
                 raise DraftTakenOver("a later attempt writes this draft, or it is closed")

@@ -1,6 +1,8 @@
 """The tables of drafts. `keyturn/migrations/` creates them; a test compares both."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, String, Table, Text
+from datetime import datetime
+
+from sqlalchemy import Boolean, Column, ColumnElement, ForeignKey, Index, Integer, String, Table, Text
 
 from keyturn.database import account_name, metadata, row_id
 from keyturn.database_moments import Moment
@@ -39,3 +41,12 @@ draft_states = Table(
     Column("attempt", Integer, nullable=False),
     Column("at", Moment, nullable=False),
 )
+
+
+def is_expired(before: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Return the condition of drafts that ended before then, or began before then and whose workflow was terminated.
+
+    No draft takes a day: what has no end by then gets none.
+    """
+    of = drafts.c
+    return (of.ended_at < before) | (of.ended_at.is_(None) & (of.created_at < before))

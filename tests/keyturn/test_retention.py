@@ -11,14 +11,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import keyturn.retention as retention_module
 from keyturn.bulk.tables import bulk_items, bulk_runs
+from keyturn.drafts.store import DraftStore
+from keyturn.drafts.tables import draft_states, drafts
 from keyturn.errors import SettingsInvalid
+from keyturn.freezes.tables import freezes
 from keyturn.jobs.outbox import Outbox
 from keyturn.jobs.store import JobStore
 from keyturn.jobs.tables import job_audit, rotation_jobs
+from keyturn.keyring_files import new_keyring_text, parse_keyring
 from keyturn.ledger.store import LedgerStore
 from keyturn.retention import Retention, RetentionStore
 from keyturn.rotations.contracts import RotationEvent
 from keyturn.rotations.outcomes import RotationJob
+from keyturn.waivers.tables import waivers
 from keyturn.workers.retention_settings import load_retention_settings
 from tests.support.cases import facts, order
 
@@ -108,6 +113,55 @@ async def test_the_trail_of_an_open_job_stays_whole(store: JobStore, engine: Asy
     assert [event["actor"] for event in stored if event["event"] == "approved"] == ["omar"]
 
 
+async def test_drafts_waivers_and_freezes_expire_after_their_end(engine: AsyncEngine) -> None:
+    """Those in force stay, however old; a draft whose workflow was terminated has no end, and goes by its beginning."""
+    ago = {days: NOW - timedelta(days=days) for days in (-9, 9, 10, 400)}
+    ends = {"old": ago[400], "young": ago[9], "open": None}
+    async with engine.begin() as connection:
+        for name, ended in (*ends.items(), ("terminated", None)):
+            began = ago[9] if name == "open" else ago[400]
+            await connection.execute(insert(drafts), _draft(name, began, ended))
+            await connection.execute(
+                insert(draft_states), {"draft_id": name, "state": "started", "attempt": 1, "at": NOW}
+            )
+        for name, until, ended in (
+            ("expired", ago[400], None),
+            ("ended", ago[-9], ago[400]),
+            ("expired_lately", ago[9], None),
+            ("in_force", ago[-9], None),
+        ):
+            await connection.execute(insert(waivers), _waiver(name, until, ended))
+        for name, frozen_until, thawed in (
+            ("expired", ago[400], None),
+            ("thawed", None, ago[400]),
+            ("thawed_lately", None, ago[9]),
+            ("in_force", None, None),
+        ):
+            await connection.execute(insert(freezes), _freeze(name, frozen_until, thawed))
+    records, limits = RetentionStore(engine), Retention(drafts=30, waivers=30, freezes=30).limits(NOW)
+    assert await records.count(limits) == {"drafts": 2, "waivers": 2, "freezes": 2}
+    assert await records.delete(limits) == {"drafts": 2, "waivers": 2, "freezes": 2}
+    async with engine.connect() as connection:
+        stored = [
+            set((await connection.execute(select(column))).scalars())
+            for column in (drafts.c.draft_id, draft_states.c.draft_id, waivers.c.waiver_id, freezes.c.freeze_id)
+        ]
+    assert stored == [{"young", "open"}] * 2 + [{"expired_lately", "in_force"}, {"thawed_lately", "in_force"}]
+
+
+async def test_a_new_draft_deletes_those_that_have_expired(engine: AsyncEngine) -> None:
+    """So drafts go where no worker deletes once a day; as many days as are set, and never with none."""
+    keyring = parse_keyring(new_keyring_text(), source="test")
+    whose: dict[str, Any] = {"tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r"}
+    async with engine.begin() as connection:
+        for days in (2, 20):
+            at = NOW - timedelta(days=days)
+            await connection.execute(insert(drafts), _draft(f"of {days} days", at, at))
+    for number, (stored, left) in enumerate(((None, 3), (7, 3), (1, 3))):
+        await DraftStore(engine, keyring, retention_days=stored).start(f"new {number}", **whose, attempt=1)
+        assert await rows_of(engine, drafts) == left
+
+
 async def test_what_is_stored_for_ever_is_not_looked_at(engine: AsyncEngine) -> None:
     assert await RetentionStore(engine).count(Retention(calls=1).limits(NOW)) == {"calls": 0}
     assert await RetentionStore(engine).delete(Retention().limits(NOW)) == {}
@@ -115,11 +169,11 @@ async def test_what_is_stored_for_ever_is_not_looked_at(engine: AsyncEngine) -> 
 
 def test_the_settings_are_days_and_zero_is_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A year and a month by default, and nothing is deleted by a worker unless that is switched on."""
-    assert load_retention_settings().limits() == Retention(400, 400, 400, 400, 400, 400)
+    assert load_retention_settings().limits() == Retention(400, 400, 400, 400, 400, 400, 7, 400, 400)
     assert load_retention_settings().retention == "off"
     monkeypatch.setenv("KEYTURN_RETAIN_CALLS_DAYS", "30")
     monkeypatch.setenv("KEYTURN_RETAIN_JOBS_DAYS", "0")
-    assert load_retention_settings().limits() == Retention(30, 400, None, 400, 400, 400)
+    assert load_retention_settings().limits() == Retention(30, 400, None, 400, 400, 400, 7, 400, 400)
     monkeypatch.setenv("KEYTURN_RETAIN_RUNS_DAYS", "a year")
     with pytest.raises(SettingsInvalid, match="KEYTURN_RETAIN_RUNS_DAYS"):
         load_retention_settings()
@@ -129,6 +183,28 @@ def _call(days: int) -> Any:
     from tests.keyturn.test_ledger import call
 
     return call(called_at=NOW - timedelta(days=days), cost_usd=Decimal("0.01"))
+
+
+def _draft(name: str, created_at: datetime, ended_at: datetime | None) -> dict[str, Any]:
+    return {
+        "draft_id": name, "tenant_id": "default", "account_id": "acct_1", "requested_by": "luna", "run_id": "r",
+        "state": "completed" if ended_at else "streaming", "attempt": 1, "generation": 1, "revision": 1,
+        "created_at": created_at, "ended_at": ended_at,
+    }  # fmt: skip
+
+
+def _waiver(name: str, until: datetime, ended_at: datetime | None) -> dict[str, Any]:
+    return {
+        "waiver_id": name, "tenant_id": "default", "reason": "a move", "granted_by": "omar", "until": until,
+        "granted_at": NOW - timedelta(days=500), "ended_at": ended_at,
+    }  # fmt: skip
+
+
+def _freeze(name: str, until: datetime | None, ended_at: datetime | None) -> dict[str, Any]:
+    return {
+        "freeze_id": name, "tenant_id": "default", "reason": "a release", "started_by": "omar", "until": until,
+        "started_at": NOW - timedelta(days=500), "ended_at": ended_at,
+    }  # fmt: skip
 
 
 def _run(name: str, ended_days: int | None) -> dict[str, Any]:

@@ -863,7 +863,7 @@ async def test_records_are_counted_before_they_are_deleted(terminal: Terminal, s
     counted = await terminal.run("retention", KEYTURN_RETAIN_RUNS_DAYS="0")
     assert counted.returncode == 0, counted.stderr
     assert [line.split()[0] for line in counted.stdout.splitlines()] == [
-        *("calls", "events", "jobs", "runs", "notices", "labels"),
+        *("calls", "events", "jobs", "runs", "notices", "labels", "drafts", "waivers", "freezes"),
     ]
     assert "expire after 400 days" in counted.stdout
     assert "runs      never expire" in counted.stdout
