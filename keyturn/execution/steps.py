@@ -17,7 +17,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -53,6 +53,7 @@ from keyturn.execution.trails import (
     created_keys,
     deactivated_at_in,
     is_of_user,
+    keys_held_before,
     named_keys,
     record_in,
     unanswered_tries,
@@ -269,8 +270,10 @@ class KeyRotation:
         for key in orphans:
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
-        await self._targets.expect_reachable(rotation.targets)
-        await self._say(rotation, evidence={"step": "create_key"})
+        held_now = [self._keys.key_in(secret) for secret in await self._targets.expect_reachable(rotation.targets)]
+        names = " ".join(sorted({key_id for key_id in held_now if key_id not in {None, rotation.old_key_id}}))
+        # What a rollback may go back to, besides the old key.
+        await self._say(rotation, evidence={"step": "create_key"} | ({"held_before": names[:500]} if names else {}))
         try:
             key_id, secret = await self._keys.create(rotation.user, job_id=rotation.job_id)
         except (KeyLimit, CloudRefused) as refused:
@@ -369,7 +372,6 @@ class KeyRotation:
         if used is not None and is_in_use(rotation, used, now=datetime.now(UTC)):
             raise OldKeyInUse(f"the old key was used at {use_in_words(used)}"[:500])  # since it was found to be quiet
         await self._say(rotation)  # again: what was asked in between took its time
-        is_ours = old is not None and old.is_active
         if old is not None:  # whatever a list shows, which may be older than an activation
             await self._keys.set_active(rotation.user, rotation.old_key_id, False)
         now = datetime.now(UTC)
@@ -377,7 +379,7 @@ class KeyRotation:
         try:
             await self._say(rotation, state="grace", evidence=evidence)
         except (StaleClaim, JobClosed):  # such as a rollback, which found it active
-            if is_ours:
+            if old is not None:  # whatever it was listed as: we deactivated it after it was activated, perhaps
                 await self._keys.set_active(rotation.user, rotation.old_key_id, True)
             raise
         return now
@@ -480,20 +482,22 @@ class KeyRotation:
         if old is None:
             raise RollbackImpossible("the old key is deleted")
         trail = await self._trail_of(rotation.job_id, rotation.tenant_id)
+        await self._say(rotation)
+        if not has_expired(old):  # first of all: nothing else may hold up what ends an outage
+            await self._activate(rotation, old, trail)
         beside = await self._beside(rotation, present, trail)
         listed = [key.key_id for key in await self._keys_created_here(rotation, beside, trail)]
         if has_expired(old) and (listed or created_keys(trail)):
-            raise RollbackImpossible("the old key has expired: nothing makes it work again, and the new one stays")
-        await self._say(rotation)
-        # Whatever a list shows, which may be older than the deactivation.
-        if self._keys.has_inactive_state and (not old.is_active or listed or created_keys(trail)):
-            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
-        if not old.is_active:
-            await self._say(rotation, evidence={"activated": rotation.old_key_id})
+            raise RollbackImpossible(
+                "the old key has expired, and the new one stays. If the cloud lets you, make the old one valid for "
+                "longer, and roll back again"
+            )
+        works = {key.key_id for key in present if key.is_active and not has_expired(key)}
+        may_hold = {rotation.old_key_id, *works, *created_keys(trail), *keys_held_before(trail)}
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
         for key_id in dict.fromkeys([*listed, *sorted(created_keys(trail))]):
             left = await self._targets.restore(
-                rotation.targets, self._is_of(key_id), version=key_id, may_hold=partial(self._may_go_back_to, rotation)
+                rotation.targets, self._is_of(key_id), version=key_id, may_hold=partial(self._is_among, may_hold)
             )
             still = {"still_in": " ".join(left)[:500]} if left else {}
             await self._say(rotation, evidence={"deleting": key_id} | still)
@@ -502,6 +506,21 @@ class KeyRotation:
             await self._targets.restore(rotation.targets, self._is_of(key_id), version=key_id)
         claim: dict[str, Any] = {"tenant_id": rotation.tenant_id, "token": rotation.token}
         await self._leases.fail(rotation.job_id, **claim, owner=_owner(rotation.job_id), reason=reason)
+
+    async def _activate(self, rotation: KeyState, old: CloudKey, trail: Trail) -> None:
+        """Activate the old key, unless nothing has deactivated it; a list may be older than the deactivation."""
+        was_deactivated = rotation.deactivated_at is not None or deactivated_at_in(trail) is not None
+        is_off = was_deactivated or not old.is_active
+        if not self._keys.has_inactive_state or not (is_off or created_keys(trail)):
+            return
+        try:
+            await self._keys.set_active(rotation.user, rotation.old_key_id, True)
+        except CloudRefused:
+            if is_off:
+                raise
+            return  # a deactivation whose answer was lost needed the same right: there was none
+        if is_off:
+            await self._say(rotation, evidence={"activated": rotation.old_key_id})
 
     async def plan(self, order: KeyRotationOrder) -> Sequence[str]:
         """Return what would be done and when, having looked at everything and changed nothing.
@@ -732,9 +751,9 @@ class KeyRotation:
         if (lost := self._what_became_of_the_new_key(rotation, present)) is not None:
             raise NewKeyMissing(lost)
         ends = None if new is None else new.expires_at
-        # By then the old key is deleted, and nothing would be left that works.
-        goes = (verified or rotation.recorded_at) + rotation.waits.overlap + rotation.waits.grace
-        if ends is not None and ends < goes:
+        # The old key is deleted then at the earliest, and nothing would be left that works; a leaked one goes anyway.
+        goes = (rotation.deactivated_at or datetime.now(UTC)) + rotation.waits.grace
+        if ends is not None and ends < goes and not rotation.goes_regardless:
             raise NewKeyMissing(
                 f"the new key ends at {in_utc(ends)}, before the old one may be deleted at {in_utc(goes)}: let new "
                 "keys live longer, or shorten the waits; then roll back, and ask again"
@@ -750,10 +769,10 @@ class KeyRotation:
             return "the new key has expired"
         return None if new.is_active else "the new key is inactive"
 
-    def _may_go_back_to(self, rotation: KeyState, secret: SecretStr | None) -> bool:
-        """Whether a target may hold a secret after a rollback: the old key's, or one that names no key."""
+    def _is_among(self, keys: Collection[str], secret: SecretStr | None) -> bool:
+        """Whether a secret is of one of these keys, or names no key."""
         held = None if secret is None else self._keys.key_in(secret)
-        return held is None or held == rotation.old_key_id
+        return held is None or held in keys
 
     async def _expect_signature(self, rotation: KeyState) -> str:
         stored = await self._targets.current(rotation.targets)

@@ -1,9 +1,10 @@
 """The targets of one rotation: the new secret in each, in order, each read back where that can be done."""
 
 import json
+import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -11,10 +12,15 @@ from keyturn.errors import KeyturnError
 from keyturn.execution.contracts import TargetPath
 from keyturn.execution.errors import CloudUnavailable, SecretNotStored, TargetUnusable
 from keyturn.execution.protocols import SecretStore
+from keyturn.execution.target_protocols import FinishesRestores, NamesRestarts, RestartsConsumers, SharesSecrets
 
 MOST_NAMED = 16  # entries of another program, in a line for a person
 MAX_PATH = 440  # what a state of a rotation has room for
 Check = Callable[[str], None]
+_UNUSABLE = (
+    "a key that does not work, and was not there before: its version before is disabled or gone. Enable that, or store "
+    "the old key's secret, and resume"
+)
 
 
 class OpenTarget(NamedTuple):
@@ -23,46 +29,6 @@ class OpenTarget(NamedTuple):
     store: SecretStore
     reads_back: bool
     check: Check | None = None
-
-
-@runtime_checkable
-class FinishesRestores(Protocol):
-    """A store whose `restore` has more than one effect, such as a restart of what reads the secret."""
-
-    async def finish_restore(self, name: str) -> None:
-        """Do what an earlier `restore` of this name has left undone; nothing if there was none."""
-        ...
-
-
-@runtime_checkable
-class RestartsConsumers(Protocol):
-    """A store that restarts what reads its secrets, and knows when that runs with the current one."""
-
-    async def unfinished_rollouts(self, name: str) -> Sequence[str] | None:
-        """Return a line for each that may still run with the secret before; None if the name restarts nothing."""
-        ...
-
-
-@runtime_checkable
-class NamesRestarts(Protocol):
-    """A store that knows, without asking anyone, whether it restarts what reads a secret."""
-
-    def restarts(self, name: str) -> bool:
-        """Return whether anything is restarted for a secret of this name."""
-        ...
-
-
-@runtime_checkable
-class SharesSecrets(Protocol):
-    """A store in which a secret may have entries that other programs manage."""
-
-    async def entries_of_others(self, name: str) -> Mapping[str, Sequence[str]]:
-        """Return the names of the entries that others manage, by manager."""
-        ...
-
-    async def expect_ours(self, name: str) -> None:
-        """Check, where the name says what is written, that no one else manages it; raises SecretManagedElsewhere."""
-        ...
 
 
 class SecretTargets:
@@ -89,14 +55,19 @@ class SecretTargets:
         if not self._target(paths[0]).reads_back:
             raise TargetUnusable(f"{paths[0]} cannot be read back: name a target first that can")
 
-    async def expect_reachable(self, paths: Sequence[TargetPath]) -> None:
-        """Read every target that can be read, before a key is created whose secret would have nowhere to go."""
+    async def expect_reachable(self, paths: Sequence[TargetPath]) -> Sequence[SecretStr]:
+        """Read every target that can be read, before a key is created whose secret would have nowhere to go.
+
+        Returns what they hold.
+        """
+        held: list[SecretStr] = []
         for path in paths:
             target = self._target(path)
-            if target.reads_back:
-                await target.store.current(_name(path))
+            if target.reads_back and (secret := await target.store.current(_name(path))) is not None:
+                held.append(secret)
             if isinstance(target.store, SharesSecrets):
                 await target.store.expect_ours(_name(path))
+        return held
 
     async def look(self, path: TargetPath) -> str:
         """Return in words what a target holds now, having read it; raises a KeyturnError."""
@@ -190,7 +161,8 @@ class SecretTargets:
         """Make the secret before current again wherever the current one is ours; a copy takes the first target's.
 
         Returns the targets that still hold our secret: those that cannot be read, where there was none before. Raises
-        SecretNotStored where a target would go back to what it may not hold; ours is stored again then.
+        SecretNotStored where a target would go back to what it may not hold (ours is stored again then) or holds that
+        already, and CloudUnavailable where one still shows ours.
         """
         left: list[TargetPath] = []
         before: SecretStr | None = None
@@ -199,13 +171,9 @@ class SecretTargets:
             if target.reads_back:
                 now = await target.store.current(name)
                 if now is not None and is_ours(now):
-                    await target.store.restore(name)
-                    if not may_hold(await target.store.current(name)):
-                        await target.store.put(name, now, version=f"again-{version}")
-                        raise SecretNotStored(
-                            f"{path} would go back to the secret of another key than the old one: its version before "
-                            "is disabled or gone. Enable that, or store the old key's secret, and resume"
-                        )
+                    await self._restore_one(path, now, is_ours=is_ours, may_hold=may_hold)
+                elif not may_hold(now):
+                    raise SecretNotStored(f"{path} holds the secret of {_UNUSABLE}")
                 elif isinstance(target.store, FinishesRestores):
                     await target.store.finish_restore(name)
                 before = before or await self.current(paths)
@@ -214,6 +182,24 @@ class SecretTargets:
             else:
                 left.append(path)
         return left
+
+    async def _restore_one(
+        self,
+        path: TargetPath,
+        ours: SecretStr,
+        *,
+        is_ours: Callable[[SecretStr], bool],
+        may_hold: Callable[[SecretStr | None], bool],
+    ) -> None:
+        store, name = self._target(path).store, _name(path)
+        await store.restore(name)
+        restored = await store.current(name)
+        if restored is not None and is_ours(restored):
+            raise CloudUnavailable(f"{path} still shows the new key's secret")
+        if not may_hold(restored):
+            # A version of its own: a store that knows one already takes a second try for the first, and does nothing.
+            await store.put(name, ours, version=f"again-{uuid.uuid4().hex}")
+            raise SecretNotStored(f"{path} would go back to the secret of {_UNUSABLE}")
 
     def _target(self, path: TargetPath) -> OpenTarget:
         kind = path.partition(":")[0]

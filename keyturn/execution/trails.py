@@ -48,6 +48,11 @@ def created_keys(trail: Trail) -> set[str]:
     return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
 
 
+def keys_held_before(trail: Trail) -> set[str]:
+    """Return the keys whose secrets were in the targets before anything was stored there."""
+    return {key_id for row in trail for key_id in str(row["detail"].get("held_before", "")).split()}
+
+
 def deactivated_at_in(trail: Trail) -> datetime | None:
     """Return when an earlier run has deactivated the old key, if it was not activated since."""
     found = None

@@ -992,3 +992,11 @@ async def test_a_role_whose_password_ends_before_the_old_one_goes_stops_the_rota
     assert server.can_login(server.a)
     server.run("ALTER ROLE {} VALID UNTIL 'infinity'", server.b)
     await steps.deactivate(rotation)
+
+
+@pytest.mark.parametrize("until", ["9999-12-31 23:59:59+00", "20000-01-01", "infinity"])
+async def test_a_date_that_no_calendar_of_ours_has_is_none(server: Server, until: str) -> None:
+    """People write one for never; the list of roles is read as ever."""
+    server.run(f"ALTER ROLE {{}} VALID UNTIL '{until}'", server.a)
+    keys = await server.keys().list_keys(server.user)
+    assert [(key.key_id, key.expires_at) for key in keys] == [(server.a, None)]

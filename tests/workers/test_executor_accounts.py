@@ -30,6 +30,8 @@ from tests.support.cases import order
 class Keys:
     """The keys of an account, as far as they are asked when it is opened."""
 
+    state_shown_within = timedelta(0)
+
     def account_named_in(self, account_id: str) -> str | None:
         return account_id.split(":")[4] if account_id.startswith("arn:") else None
 

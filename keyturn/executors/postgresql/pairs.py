@@ -20,7 +20,7 @@ from keyturn.executors.postgresql.names import Mark, read_comment, write_comment
 # What is never touched, whatever rights the executor has; whether roles are in the user's group, if it is one.
 _ROLES = """
 SELECT r.rolname::text, r.oid::bigint, r.rolcanlogin, shobj_description(r.oid, 'pg_authid'),
-    CASE WHEN isfinite(r.rolvaliduntil) THEN r.rolvaliduntil END,
+    CASE WHEN isfinite(r.rolvaliduntil) AND r.rolvaliduntil < '9999-01-01' THEN r.rolvaliduntil END,
     CASE WHEN r.rolname IN (current_user, session_user) THEN 'is the executor''s own role'
         WHEN r.rolreplication THEN 'may replicate'
         WHEN r.rolname LIKE 'pg\\_%%' THEN 'is a predefined role'
@@ -42,7 +42,7 @@ class Role(NamedTuple):
         can_login: whether it has LOGIN.
         others: what others wrote into its comment.
         mark: Keyturn's line in the comment.
-        valid_until: its VALID UNTIL, after which its password is refused; None if it has none.
+        valid_until: its VALID UNTIL, after which its password is refused; None if it has none before the year 9999.
         untouchable: why it must not be changed; None if it may be.
         in_group: whether it is a member of the user's group; None if there is no such group.
     """
