@@ -180,7 +180,7 @@ class Lists:
         return Page(rows, str(rows[-1]["ordinal"]) if len(found) > size else None)
 
     def _item(self, run_id: str, row: Row) -> Row:
-        facts = None if row["facts"] is None else CredentialFacts.model_validate(row["facts"])
+        facts = _stored_facts(row["facts"])
         trace = f"{run_id}-{row['ordinal']}" if row["ask"] is not None else None  # as `keyturn.bulk.pages` asks
         shown = {**row, "recorded_owner": row["owner"], "trace_id": trace}
         return self._with_owner(shown) | {"age_days": None if facts is None or facts.age is None else facts.age.days}
@@ -201,6 +201,13 @@ class Lists:
     async def costs_today(self) -> Sequence[Row]:
         """Return what model calls have cost since midnight (UTC), by task."""
         return await self._ledger.costs("task", since=midnight(datetime.now(UTC)), tenant_id=self._tenant)
+
+
+def _stored_facts(stored: Any) -> CredentialFacts | None:
+    try:
+        return None if stored is None else CredentialFacts.model_validate(stored)
+    except ValueError:  # of a version that took what this one refuses: the list is shown all the same
+        return None
 
 
 def _most_overdue_first(counts: Iterable[tuple[str, JobCount]]) -> Sequence[OpenJobs]:

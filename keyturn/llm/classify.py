@@ -99,10 +99,11 @@ _BY_WORD = (
     row(
         PromptFiltered,
         codes="""content_filter ResponsibleAIPolicyViolation content_policy_violation ContentPolicyViolationError
-            data_inspection_failed DataInspectionFailed minimax_1026 minimax_1027 1301 censorship_blocked
+            data_inspection_failed DataInspectionFailed minimax_1026 minimax_1027 censorship_blocked
             InputTextSensitiveContentDetected OutputTextSensitiveContentDetected SensitiveContentDetected
             SensitiveContentDetected.SevereViolation SensitiveContentDetected.Violence""",
     ),
+    row(PromptFiltered, 200, 400, codes="1301"),  # Z.ai; a 500 with this code is none
     row(PromptFiltered, message=r"content exists risk"),  # DeepSeek
     row(PromptFiltered, 451, message=r"\bblocked\b"),  # StepFun; a country's law would say something else
     row(PromptFiltered, 498, message=r"deny-?list|block-?list|blocked"),  # Cohere
@@ -139,16 +140,18 @@ _BY_WORD = (
         r"|reached its monthly spending limit|out of call volume quota|daily free allocation"
         # Google; Z.ai; Bedrock; OpenRouter's free models; API Management; Cohere's trial; Ollama; Mistral.
         r"|prepayment credits are depleted|exceeded its monthly spending cap|\u4f59\u989d\u4e0d\u8db3"
-        r"|too many tokens per day|\bper-day\b|token quota is exceeded|calls / month|weekly usage limit"
-        r"|usage limit reached",
+        r"|too many tokens per day|token quota is exceeded|calls / month",
     ),
+    # Not where a refusal may quote what it was sent.
+    row(QuotaExhausted, 401, 402, 403, 429, message=r"\bper-day\b|weekly usage limit|usage limit reached"),
     row(QuotaExhausted, 500, message=r"insufficient (?:account )?balance"),  # MiniMax, in Anthropic's form
     # Together; LM Studio; llama.cpp.
     row(
         RequestRefused,
         *(200, 403),
-        message=r"maximum context|context (?:length|window|size|the overflows)|invalid params",
+        message=r"maximum context|context (?:length|window|size|the overflows)",
     ),
+    row(RequestRefused, 200, message=r"invalid params"),  # MiniMax
     # xAI; Google's and others' 400; Anthropic.
     row(
         AuthenticationFailed,
@@ -233,6 +236,14 @@ def common_codes(error: Mapping[str, Any]) -> Iterator[Any]:
         yield error.get(name)
 
 
+def _without_quote(error: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the error without what OpenRouter quotes of its provider's; None if it quotes nothing."""
+    metadata = error.get("metadata")
+    if not isinstance(metadata, dict) or "raw" not in metadata:
+        return None
+    return {**error, "metadata": {name: value for name, value in metadata.items() if name != "raw"}}
+
+
 def _raw_error(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the error that OpenRouter quotes as its provider wrote it; empty if there is none."""
     raw = metadata.get("raw")
@@ -297,11 +308,14 @@ def error_for(
     shown += f" {codes[0]}" if codes else ""
     message = text_of(error)
     kind = next(one.error for one in table if one.fits(status, codes, message))
+    if kind in {AuthenticationFailed, QuotaExhausted} and (of_its_own := _without_quote(error)) is not None:
+        # The key and credit of the provider behind a gateway are not ours: what is wrong with those is not our key's.
+        return error_for(status, {"error": of_its_own}, headers, table=table, codes_of=codes_of, now=now)
     if kind.retryable and headers.get("x-should-retry", "").strip().lower() == "false":
         return UnexpectedStatus(f"{shown} and asks not to retry")
     if status == 403 and kind is AuthenticationFailed and body is None and _is_page(headers):
         return UnexpectedStatus("a page answered 403, and not the provider: a proxy or firewall stands before it")
-    wait = retry_after(headers, error, now=now) if kind.retryable else None
+    wait = retry_after(headers, error, now=now, by_limits=kind is RateLimited) if kind.retryable else None
     failure = kind(shown, retry_after=wait)
     failure.status, failure.code = status, codes[0] if codes else ""
     failure.names_model = bool(_NO_MODEL_CODES & {code.lower() for code in codes}) or bool(_NO_MODEL.search(message))
@@ -393,12 +407,16 @@ def _own_status(error: Mapping[str, Any]) -> int | None:
 
 
 def retry_after(
-    headers: Mapping[str, str], error: Mapping[str, Any] | None = None, *, now: datetime | None = None
+    headers: Mapping[str, str],
+    error: Mapping[str, Any] | None = None,
+    *,
+    now: datetime | None = None,
+    by_limits: bool = True,
 ) -> timedelta | None:
     """Return the wait that the provider asks for: milliseconds, seconds, a span, a moment or a date, or in its message.
 
-    Else when the limits that are used up are whole again. None if none is readable. Never negative, and never over a
-    day.
+    Else, `by_limits`, when the limits that are used up are whole again. None if none is readable. Never negative, and
+    never over a day.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -407,7 +425,7 @@ def retry_after(
         _seconds_in(headers.get("retry-after"), now),
         _seconds_in_details(error or {}),
         _seconds_in_words(text_of(error or {})),
-        _seconds_until_whole(headers, now),
+        _seconds_until_whole(headers, now) if by_limits else None,
     ):
         if seconds is not None:
             return _clamp(seconds)

@@ -41,7 +41,7 @@ from keyturn.llm.errors import (
     UnreadableResponse,
 )
 from keyturn.llm.streams import Bounded, events_of
-from keyturn.llm.wire import Completion, OnText, Usage, whole_text
+from keyturn.llm.wire import Completion, OnText, Usage, is_whole, whole_text
 from keyturn.tasks.definition import Prompt
 
 _log = structlog.get_logger("keyturn.llm")
@@ -249,7 +249,7 @@ class HttpModelClient:
         expect_uncompressed(response)
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = Bounded(response.stream, MAX_BODY_BYTES)
-        fold, text = self._wire.fold(), ""
+        fold, text, halved = self._wire.fold(), "", False
         last = asyncio.timeout(None)
         try:
             async with last, aclosing(events_of(response)) as events:
@@ -266,7 +266,8 @@ class HttpModelClient:
                         raise UnreadableResponse("the answer's stream is not in the provider's format") from None
                     if more:
                         on_first_byte()
-                        on_text(whole_text(text))
+                        halved = halved or not is_whole(more)
+                        on_text(whole_text(text) if halved else text)
                     if fold.ended:
                         return fold.answer()
                     if fold.finished:
@@ -334,7 +335,9 @@ async def http_client(
 
     def session() -> ClientSession:
         return ClientSession(
-            connector=TCPConnector(limit=max_connections, ssl=authorities),
+            connector=TCPConnector(
+                limit=max_connections, ssl=authorities, keepalive_timeout=limits.keepalive_expiry or 5.0
+            ),
             cookie_jar=DummyCookieJar(),  # as above: it would take and send them itself
             max_field_size=LONGEST_HEADER,
             max_line_size=LONGEST_HEADER,

@@ -137,18 +137,28 @@ def _events(name: str, lines: list[str]) -> Iterator[Event]:
             yield _event(name, part)
 
 
+_BLANK = re.compile(r"\s*")
+_MOST_VALUES = 256  # of a line: servers that forget to part events write a few
+
+
 def _values_in(text: str) -> list[str]:
     """Return the values of JSON that stand behind each other; empty if that is not what the text is."""
-    found, place = [], 0
-    while rest := text[place:].lstrip():
-        place = len(text) - len(rest)
+    try:
+        expect_shallow(text)
+    except ValueError:
+        return []
+    found: list[str] = []
+    place = 0
+    while place < len(text):
         try:
-            expect_shallow(rest)
             _, end = DECODER.raw_decode(text, place)
         except (ValueError, RecursionError):
             return []
+        if len(found) == _MOST_VALUES:
+            return []
         found.append(text[place:end])
-        place = end
+        behind = _BLANK.match(text, end)
+        place = end if behind is None else behind.end()
     return found
 
 

@@ -55,12 +55,17 @@ class Completion:
 _HALF = re.compile("[\ud800-\udfff]")
 
 
+def is_whole(text: str) -> bool:
+    """Return whether a text has no half of a surrogate pair."""
+    return _HALF.search(text) is None
+
+
 def whole_text(text: str) -> str:
     """Return `text` with each pair of surrogates joined, as servers split one over two pieces, and halves replaced.
 
     JSON can write half of a pair, and UTF-8 cannot.
     """
-    if _HALF.search(text) is None:
+    if is_whole(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -147,9 +152,20 @@ def _objects_in(text: str) -> Iterator[tuple[Any, bool]]:
             yield found, _ASIDE.search(text, max(0, begun - 120), begun) is None
 
 
+_SAYS = r"(?:wants?|asks?|asked|t(?:ells?|old)|instruct(?:s|ed|ing)?|tries|makes?|requests?|demands?|claims?|says?)\b"
 # Before an object that is spoken of: what a question wants a model to say is not what it says.
 _ASIDE = re.compile(
-    r"\b(?:wants?|asks?|asked|t(?:ells?|old)|instruct(?:s|ed|ing)?|tries|makes?|requests?|demands?|claims?)\b[^.\n\r{}]*\Z",
+    # Who wants it, or whom: "the rule demands it", and what "you asked for", are a model's own reasons.
+    r"(?:\b(?:users?|customers?|requesters?|askers?|tickets?|questions?|requests?|messages?|e-?mails?|notes?|comments?|"
+    r"texts?|inputs?|prompts?|descriptions?|instructions?|injections?|attackers?|someone|somebody|it|he|she|they|which)"
+    r"\s+(?:\w+\s+){0,3}" + _SAYS + r"|\b" + _SAYS + r"\s+(?:me|us|you|to|the\s+(?:model|assistant))\b)"
+    r"(?:(?!,\s*(?:so\s+)?(?:my|the|this)\b)[^.\n\r{}])*\Z",
+    re.IGNORECASE,
+)
+# What an answer is called where it is the only member of an object.
+_WRAPPER = re.compile(
+    r"(?:(?:final|my|your|the|rotation)_?)?(?:answer|result|decision|output|response|data|json|proposal|reply|draft|"
+    r"verdict|arguments|parameters|properties|value|object|final)",
     re.IGNORECASE,
 )
 
@@ -179,7 +195,8 @@ def _read(found: Any, proposal: type[Contract]) -> Contract | None:
     if isinstance(found, list) and len(found) == 1:  # the answer in a list, or as the only member of an object
         found = found[0]
     if isinstance(found, dict) and len(found) == 1 and not proposal.model_fields.keys() & found.keys():
-        found = next(iter(found.values()))
+        ((name, inner),) = found.items()
+        found = inner if _WRAPPER.fullmatch(name) else None
     if not isinstance(found, dict):
         return None
     try:

@@ -18,7 +18,7 @@ from keyturn.application.rotation_lists import RotationFilter, count_waiting
 from keyturn.bulk.store import BulkStore, Run
 from keyturn.calls import CallRecord
 from keyturn.contracts import PolicyRef
-from keyturn.desk.lists import Lists
+from keyturn.desk.lists import Lists, _stored_facts
 from keyturn.execution.mapping import KeyMap, KeyMapping
 from keyturn.jobs.tables import rotation_jobs
 from keyturn.ledger.store import LedgerStore
@@ -486,3 +486,10 @@ async def test_parked_rotations_are_resumed_together_by_an_operator(here: Place)
         async with asyncio.timeout(20):
             while len((await luna.get("/api/v1/rotations", params={"state": "job_created"})).json()["rotations"]) < 3:
                 await asyncio.sleep(0.05)
+
+
+def test_an_item_that_an_earlier_version_took_is_listed_without_its_age() -> None:
+    """Its facts would be refused today; the page of its run is not."""
+    stored = {"key_id": "AKIAX", "kind": "access_key", "observed_at": "2026-11-01T00:00:00Z"}
+    assert _stored_facts(stored) is not None
+    assert _stored_facts(stored | {"last_used_at": "1970-01-01T05:00:00Z"}) is None

@@ -44,6 +44,7 @@ class OpenAiFold:
         self._texts: list[str] = []
         self._refusals: list[str] = []
         self._choice: dict[str, Any] = {}
+        self._calls: dict[str, Any] = {}
 
     def add(self, event: Event) -> str:
         """Take a chunk; anything else, such as a server's own event between them, is skipped."""
@@ -63,6 +64,7 @@ class OpenAiFold:
             delta = choice.get("delta") or (None if said else choice.get("message")) or {}
             text += texts_in(delta.get("content"))
             self._refusals.append(delta.get("refusal") or "")
+            self._calls |= {name: delta[name] for name in ("tool_calls", "function_call") if delta.get(name)}
             if choice.get("error"):  # the provider behind a gateway died, with or without a reason
                 self._choice = {"finish_reason": "error", "error": choice["error"]}
             elif choice.get("finish_reason") and str(self._choice.get("finish_reason")).lower() not in _STAYS:
@@ -74,7 +76,7 @@ class OpenAiFold:
     def answer(self) -> Any:
         """Return the chat completion. `[DONE]` without a reason ends what is whole by itself; prose may be cut off."""
         text = "".join(self._texts)
-        message = {"content": text, "refusal": "".join(self._refusals) or None}
+        message = {"content": text, "refusal": "".join(self._refusals) or None} | self._calls
         unstated = "stop" if is_json(text) else "unstated"
         return self._fields | {"choices": [{"finish_reason": unstated, **self._choice, "message": message}]}
 

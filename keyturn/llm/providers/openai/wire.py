@@ -62,13 +62,15 @@ def completion(answer: Any, asked_model: str) -> Completion:
         refusal, usage = (message or {}).get("refusal"), answer.get("usage")
         # Gateways to Gemini say what was filtered: content_filter: PROHIBITED_CONTENT. A reason that was left out, or
         # that only says which tool is meant, ends an answer that is whole by itself.
-        said = (reason or "").partition(":")[0].strip().lower()
+        said, _, detail = (part.strip() for part in (reason or "").lower().partition(":"))
+        said = detail if _FINISH.get(detail) in {"truncated", "filtered"} else said
     except (TypeError, KeyError, IndexError, AttributeError):
         raise UnreadableResponse("the answer is not a chat completion") from None
     if said in _NOT_GENERATED:
         raise GenerationFailed("the model called a function that does not exist")
     finish: Finish = _FINISH.get(said, "truncated")
-    if said in {"", "tool_calls"} and message and not message.get("tool_calls") and is_json(text):
+    is_call = bool(message) and bool(message.get("tool_calls") or message.get("function_call"))
+    if said in {"", "tool_calls"} and message and not is_call and is_json(text):
         finish = "complete"
     if not isinstance(text, str) or ((finish != "filtered" and not (message and said)) and finish != "complete"):
         raise UnreadableResponse("the answer is not a chat completion")
