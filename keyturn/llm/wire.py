@@ -152,14 +152,14 @@ def _objects_in(text: str) -> Iterator[tuple[Any, bool]]:
             yield found, _ASIDE.search(text, max(0, begun - 120), begun) is None
 
 
-_SAYS = r"(?:wants?|asks?|asked|t(?:ells?|old)|instruct(?:s|ed|ing)?|tries|makes?|requests?|demands?|claims?|says?)\b"
+_SAYS = r"(?:wants?|asks?|asked|t(?:ells?|old)|instruct(?:s|ed|ing)?|tries|requests?|demands?|claims?)\b"
 # Before an object that is spoken of: what a question wants a model to say is not what it says.
 _ASIDE = re.compile(
     # Who wants it, or whom: "the rule demands it", and what "you asked for", are a model's own reasons.
     r"(?:\b(?:users?|customers?|requesters?|askers?|tickets?|questions?|requests?|messages?|e-?mails?|notes?|comments?|"
-    r"texts?|inputs?|prompts?|descriptions?|instructions?|injections?|attackers?|someone|somebody|it|he|she|they|which)"
-    r"\s+(?:\w+\s+){0,3}" + _SAYS + r"|\b" + _SAYS + r"\s+(?:me|us|you|to|the\s+(?:model|assistant))\b)"
-    r"(?:(?!,\s*(?:so\s+)?(?:my|the|this)\b)[^.\n\r{}])*\Z",
+    r"texts?|inputs?|prompts?|descriptions?|instructions?|injections?|attackers?|someone|somebody)"
+    r"\s+(?:\w+\s+){0,3}" + _SAYS + r"|\b(?:makes?|" + _SAYS + r")\s+(?:me|us|you|to|the\s+(?:model|assistant))\b)"
+    r"(?:(?!,\s*(?:so\s+)?(?:my|the|this)\b)[^.\n\r{}])*\Z|\bsays?[\s:\"'`*]*\Z",
     re.IGNORECASE,
 )
 # What an answer is called where it is the only member of an object.
