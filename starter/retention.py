@@ -39,6 +39,6 @@ def retention(deletes: bool, as_json: bool) -> None:
             click.echo(f"{kind:8}  never expire")
         else:
             word = "deleted" if deletes else "expired"
-            click.echo(f"{kind:8}  expire after {stored} days  {found[kind]:>9,} {word}")
+            click.echo(f"{kind:8}  expire after {stored:>5} days  {found[kind]:>9,} {word}")
     if not deletes and any(found.values()):
         click.echo("nothing was deleted: --delete does so, or KEYTURN_RETENTION=on of the workers once a day", err=True)

@@ -52,8 +52,9 @@ from keyturn.execution.trails import (
     account_in,
     created_keys,
     deactivated_at_in,
+    digest_of_held,
+    digests_held_before,
     is_of_user,
-    keys_held_before,
     named_keys,
     record_in,
     unanswered_tries,
@@ -270,10 +271,9 @@ class KeyRotation:
         for key in orphans:
             await self._say(rotation, evidence={"deleting_orphan": key.key_id})
             await self._keys.delete(rotation.user, key.key_id)
-        held_now = [self._keys.key_in(secret) for secret in await self._targets.expect_reachable(rotation.targets)]
-        names = " ".join(sorted({key_id for key_id in held_now if key_id not in {None, rotation.old_key_id}}))
+        others = self._others_in(await self._targets.expect_reachable(rotation.targets), rotation)
         # What a rollback may go back to, besides the old key.
-        await self._say(rotation, evidence={"step": "create_key"} | ({"held_before": names[:500]} if names else {}))
+        await self._say(rotation, evidence={"step": "create_key"} | ({"held_before": others} if others else {}))
         try:
             key_id, secret = await self._keys.create(rotation.user, job_id=rotation.job_id)
         except (KeyLimit, CloudRefused) as refused:
@@ -493,7 +493,8 @@ class KeyRotation:
                 "longer, and roll back again"
             )
         works = {key.key_id for key in present if key.is_active and not has_expired(key)}
-        may_hold = {rotation.old_key_id, *works, *created_keys(trail), *keys_held_before(trail)}
+        known = {rotation.old_key_id, *works, *created_keys(trail)}
+        may_hold = {*map(digest_of_held, known), *digests_held_before(trail)}
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
         for key_id in dict.fromkeys([*listed, *sorted(created_keys(trail))]):
             left = await self._targets.restore(
@@ -769,10 +770,15 @@ class KeyRotation:
             return "the new key has expired"
         return None if new.is_active else "the new key is inactive"
 
-    def _is_among(self, keys: Collection[str], secret: SecretStr | None) -> bool:
-        """Whether a secret is of one of these keys, or names no key."""
+    def _others_in(self, secrets: Iterable[SecretStr], rotation: KeyState) -> str:
+        """The digests of the keys, other than the old one, that these secrets are of."""
+        held = {self._keys.key_in(secret) for secret in secrets} - {None, rotation.old_key_id}
+        return " ".join(sorted(digest_of_held(str(key_id)) for key_id in held))
+
+    def _is_among(self, digests: Collection[str], secret: SecretStr | None) -> bool:
+        """Whether a secret is of a key of one of these digests, or names no key."""
         held = None if secret is None else self._keys.key_in(secret)
-        return held is None or held in keys
+        return held is None or digest_of_held(held) in digests
 
     async def _expect_signature(self, rotation: KeyState) -> str:
         stored = await self._targets.current(rotation.targets)

@@ -1,5 +1,6 @@
 """What the trail of a key's rotation says: an execution reads there what it did before it was killed. Pure."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Self
@@ -48,9 +49,14 @@ def created_keys(trail: Trail) -> set[str]:
     return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
 
 
-def keys_held_before(trail: Trail) -> set[str]:
-    """Return the keys whose secrets were in the targets before anything was stored there."""
-    return {key_id for row in trail for key_id in str(row["detail"].get("held_before", "")).split()}
+def digest_of_held(key_id: str) -> str:
+    """Return what the trail says of a key that a target held: where an ID should be, people have pasted the secret."""
+    return hashlib.sha256(key_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def digests_held_before(trail: Trail) -> set[str]:
+    """Return the digests of the keys whose secrets were in the targets before anything was stored there."""
+    return {digest for row in trail for digest in str(row["detail"].get("held_before", "")).split()}
 
 
 def deactivated_at_in(trail: Trail) -> datetime | None:

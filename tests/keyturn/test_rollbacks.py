@@ -122,6 +122,19 @@ async def test_a_second_target_goes_back_to_the_key_that_it_held_before(
     assert await is_rolled_back(rotation, sqlite_engine, await rotation.create(await rotation.begin()))
 
 
+async def test_what_a_target_held_in_the_place_of_an_id_is_not_in_the_audit_trail(
+    sqlite_engine: AsyncEngine, sqlite_store: JobStore
+) -> None:
+    """Where an ID should be, people have pasted the secret; the rollback goes back to it all the same."""
+    pasted = "wJalrXUtnFEMI/made-up-secret-of-a-test"
+    stores = {"vault": Versions(OLD), "secretsmanager": Versions(pasted)}
+    rotation = await rotation_with(sqlite_engine, sqlite_store, **stores)
+    assert await is_rolled_back(rotation, sqlite_engine, await rotation.create(await rotation.begin()))
+    assert stores["secretsmanager"].versions[-1] == secret_of(pasted)
+    _, trail = await JobLeases(sqlite_engine).show(rotation.order.job_id, tenant_id="default")
+    assert pasted not in str([row["detail"] for row in trail])
+
+
 async def test_a_store_that_shows_its_restored_secret_late_is_asked_again(
     sqlite_engine: AsyncEngine, sqlite_store: JobStore
 ) -> None:

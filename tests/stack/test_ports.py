@@ -28,4 +28,6 @@ def test_where_connections_may_get_every_port_it_is_one_of_theirs(
     (tmp_path / "range").write_text("1024\t65535\n")
     monkeypatch.setattr(ports, "_EPHEMERAL", tmp_path / "range")
     with socket.socket() as server:
-        server.bind(("127.0.0.1", free_loopback_port()))
+        port = free_loopback_port()
+        server.bind(("127.0.0.1", port))
+    assert port >= 1024

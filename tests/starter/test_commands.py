@@ -865,7 +865,8 @@ async def test_records_are_counted_before_they_are_deleted(terminal: Terminal, s
     assert [line.split()[0] for line in counted.stdout.splitlines()] == [
         *("calls", "events", "jobs", "runs", "notices", "labels", "drafts", "waivers", "freezes"),
     ]
-    assert "expire after 400 days" in counted.stdout
+    assert "expire after   400 days" in counted.stdout
+    assert "drafts    expire after     7 days          0 expired" in counted.stdout
     assert "runs      never expire" in counted.stdout
     assert json_of(await terminal.run("retention", "--delete", "--json"))["deleted"]["jobs"] == 0
     wrong = await terminal.run("retention", KEYTURN_RETAIN_CALLS_DAYS="-1")
