@@ -494,11 +494,14 @@ class KeyRotation:
             )
         works = {key.key_id for key in present if key.is_active and not has_expired(key)}
         known = {rotation.old_key_id, *works, *created_keys(trail)}
-        may_hold = {*map(digest_of_held, known), *digests_held_before(trail)}
+        may_hold = {*(digest_of_held(one, rotation.job_id) for one in known), *digests_held_before(trail)}
         # One that no list shows, or that was deleted by hand, may be in the targets all the same.
         for key_id in dict.fromkeys([*listed, *sorted(created_keys(trail))]):
             left = await self._targets.restore(
-                rotation.targets, self._is_of(key_id), version=key_id, may_hold=partial(self._is_among, may_hold)
+                rotation.targets,
+                self._is_of(key_id),
+                version=key_id,
+                may_hold=partial(self._is_among, may_hold, rotation.job_id),
             )
             still = {"still_in": " ".join(left)[:500]} if left else {}
             await self._say(rotation, evidence={"deleting": key_id} | still)
@@ -773,12 +776,12 @@ class KeyRotation:
     def _others_in(self, secrets: Iterable[SecretStr], rotation: KeyState) -> str:
         """The digests of the keys, other than the old one, that these secrets are of."""
         held = {self._keys.key_in(secret) for secret in secrets} - {None, rotation.old_key_id}
-        return " ".join(sorted(digest_of_held(str(key_id)) for key_id in held))
+        return " ".join(sorted(digest_of_held(str(key_id), rotation.job_id) for key_id in held))
 
-    def _is_among(self, digests: Collection[str], secret: SecretStr | None) -> bool:
+    def _is_among(self, digests: Collection[str], job_id: str, secret: SecretStr | None) -> bool:
         """Whether a secret is of a key of one of these digests, or names no key."""
         held = None if secret is None else self._keys.key_in(secret)
-        return held is None or digest_of_held(held) in digests
+        return held is None or digest_of_held(held, job_id) in digests
 
     async def _expect_signature(self, rotation: KeyState) -> str:
         stored = await self._targets.current(rotation.targets)

@@ -49,9 +49,12 @@ def created_keys(trail: Trail) -> set[str]:
     return {str(row["detail"]["created_key"]) for row in trail if "created_key" in row["detail"]} - deleted
 
 
-def digest_of_held(key_id: str) -> str:
-    """Return what the trail says of a key that a target held: where an ID should be, people have pasted the secret."""
-    return hashlib.sha256(key_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def digest_of_held(key_id: str, job_id: str) -> str:
+    """Return what a job's trail says of a key that a target held: where an ID should be, people have pasted the secret.
+
+    Of the job, too: the same secret in two targets is not to be seen from two trails.
+    """
+    return hashlib.sha256(f"{job_id} {key_id}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def digests_held_before(trail: Trail) -> set[str]:

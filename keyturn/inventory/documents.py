@@ -5,7 +5,7 @@ They are streamed, whatever their size, and within limits (`BoundedText`).
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,7 +36,7 @@ MAX_MEMBERS = 50_000  # of an entry: Microsoft Graph's own service principal, in
 TWICE = "names a member twice: what says two things says nothing"
 _TWICE = object()  # a value that does
 # Members of a key, and of no listing.
-_KEYS_OWN = frozenset({"account_id", "key_id", "keyId", "AccessKeyId", "keyType"})
+KEYS_OWN = frozenset({"account_id", "key_id", "keyId", "AccessKeyId", "keyType"})
 # Where an application's own listing stands beside its ID, as Microsoft's tools and people call it.
 APPLICATION_IDS = frozenset({"appId", "clientId", "applicationId", "application_id", "client_id"})
 Entry = BadRow | tuple[int, Mapping[str, Any]]
@@ -89,7 +89,10 @@ def entries_in(text: TextIO, name: str, *, of_one_application: bool = False) -> 
         for found in documents.entries():
             is_named = isinstance(found, tuple) and not APPLICATION_IDS.isdisjoint(found[1])
             if of_one_application and documents.listings > 1 and not is_named:
-                raise InventoryInvalid(f"{name} holds several listings, and --account names one application")
+                raise InventoryInvalid(
+                    f"{name} holds several listings, and --account names one application: write appId beside each "
+                    "list, or, if all are of this one, take the entries out (jq '.value[]', or jq '.[]' of arrays)"
+                )
             yield found
     except ijson.JSONError as error:
         what = "holds a number that is too large" if "overflow" in str(error) else "is not JSON from some position on"
@@ -159,12 +162,8 @@ class _Documents:
         if twice:
             yield BadRow(next(self._number), TWICE, {})
         elif not lists:
-            if own:
-                yield self._entry(own)
-            nested = [name for name in LISTS if isinstance(own.get(name), list)]
-            if nested and not APPLICATION_IDS.isdisjoint(own):
-                yield from self._incomplete(own, nested[0])
-        elif not _KEYS_OWN.isdisjoint(own):
+            yield from self._entries_of_object(own)
+        elif not KEYS_OWN.isdisjoint(own):
             reason = f"is a key, and lists others as {lists}: no key has such a member"
             yield BadRow(next(self._number), reason, {})
         elif names := sorted(APPLICATION_IDS & own.keys()):
@@ -172,11 +171,27 @@ class _Documents:
         else:
             yield from self._incomplete(own, lists)
 
+    def _entries_of_object(self, own: Mapping[str, Any]) -> Iterator[Entry]:
+        """Yield an object that lists nothing, or an application with its own credentials, or what one was shown."""
+        nested = [name for name in LISTS if isinstance(own.get(name), list)]
+        is_named = bool(nested) and not APPLICATION_IDS.isdisjoint(own)
+        if is_named and not _has_credentials(own[nested[0]]):  # who asked, and not whose they are
+            yield from (self._entry(one) for one in own[nested[0]])
+        elif own:
+            yield self._entry(own)
+        if is_named:
+            yield from self._incomplete(own, nested[0])
+
     def _incomplete(self, own: Mapping[str, Any], lists: str) -> Iterator[BadRow]:
         """Yield what is wrong with a listing that says that more follow: nothing says that what is here does."""
         if more := next((name for name in _NEXT if own.get(name)), None):
             advice = f"list all of them; if its other pages are here, too, take all entries out (jq '.{lists}[]')"
             yield BadRow(next(self._number), f"the listing is one page of several ({more}): {advice}", {})
+
+
+def _has_credentials(listed: Sequence[Any]) -> bool:
+    """Whether an application's list is of its credentials, and not of others' keys or of applications."""
+    return not listed or not all(isinstance(one, dict) and "keyId" not in one for one in listed)
 
 
 def _entry(number: int, value: Any) -> Entry:

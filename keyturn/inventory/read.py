@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keyturn.foreign_json import DECODER, read_json
-from keyturn.inventory.documents import LISTS, Entry, entries_of, lines_of
+from keyturn.inventory.documents import KEYS_OWN, LISTS, Entry, entries_of, lines_of
 from keyturn.inventory.errors import InventoryInvalid
 from keyturn.inventory.rows import BadRow, Origin, RowFault
 from keyturn.inventory.source import Inventory, Row, Table, TableReader
@@ -109,7 +109,7 @@ def _is_lines(head: str) -> bool:
 
 
 def _is_listing(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(row.get(name), list) for name in LISTS)
+    return KEYS_OWN.isdisjoint(row) and any(isinstance(row.get(name), list) for name in LISTS)
 
 
 def _has_listing(head: str) -> bool:

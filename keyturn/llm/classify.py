@@ -139,11 +139,15 @@ _BY_WORD = (
         r"|balance is (?:insufficient|not enough)|not enough balance|used all available credits"
         r"|reached its monthly spending limit|out of call volume quota|daily free allocation"
         # Google; Z.ai; Bedrock; OpenRouter's free models; API Management; Cohere's trial; Ollama; Mistral.
-        r"|prepayment credits are depleted|exceeded its monthly spending cap|\u4f59\u989d\u4e0d\u8db3"
-        r"|too many tokens per day|token quota is exceeded|calls / month",
+        r"|prepayment credits are depleted|exceeded its monthly spending cap|\u4f59\u989d\u4e0d\u8db3",
     ),
     # Not where a refusal may quote what it was sent.
-    row(QuotaExhausted, 401, 402, 403, 429, message=r"\bper-day\b|weekly usage limit|usage limit reached"),
+    row(
+        QuotaExhausted,
+        *(401, 402, 403, 429),
+        message=r"\bper-day\b|weekly usage limit|usage limit reached|too many tokens per day"
+        r"|token quota is exceeded|calls / month",
+    ),
     row(QuotaExhausted, 500, message=r"insufficient (?:account )?balance"),  # MiniMax, in Anthropic's form
     # Together; LM Studio; llama.cpp.
     row(

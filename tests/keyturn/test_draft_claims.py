@@ -43,6 +43,15 @@ def verdict(text: str, *lines: str, at: datetime | None = NOW, **changed: Any) -
         ("not_eligible", "Rotation is required under P-7."),
         ("not_specified", "You're eligible for a rotation under P-7."),
         ("not_eligible", "The key is due under P-7."),
+        ("not_eligible", "Your keys must be rotated under P-7."),
+        ("not_eligible", "The account's keys must be rotated under P-7."),
+        ("not_eligible", "Your password and API keys must be rotated under P-7."),
+        ("not_eligible", "All keys of acct_10234 must be rotated under P-7."),
+        ("not_eligible", "Every key on this account is due under P-7 and must be rotated."),
+        ("not_eligible", "Your service account's very old and stale key must be rotated under P-7."),
+        ("not_eligible", "Your key must be rotated anyway under P-7."),
+        ("not_eligible", "Your key must be rotated before anything else under P-7."),
+        ("not_eligible", "Only one thing is left under P-7: your key must be rotated."),
     ],
 )
 def test_a_draft_that_says_the_opposite_in_other_words_is_refused(decision: str, text: str) -> None:
@@ -113,6 +122,9 @@ DUE = datetime(2026, 11, 29, 9, 0, tzinfo=UTC)
         ("not_eligible", AGED, "Your key is within its 90 days; it is due when it is older."),
         ("not_eligible", AGED, "Rotation is only required after 90 days."),
         ("not_specified", "P-7", "It is unclear if a rotation is required under P-7."),
+        ("not_specified", "P-7", "We cannot say that the key is eligible under P-7."),
+        ("not_specified", "P-7", "The policy does not say that your key must be rotated. P-7 covers stale keys."),
+        ("not_eligible", "P-7", "The keys that are stale must be rotated (P-7). Yours is fresh."),
         (
             "not_specified",
             "P-7",
@@ -138,6 +150,25 @@ def test_an_ordinary_right_reply_is_approved(decision: str, line: str, text: str
 )
 def test_what_is_said_of_this_key_beside_any_key_is_said_of_this_one(decision: str | None, text: str) -> None:
     assert verdict(text, decision=decision, waits_for_person=decision is None) == "decision_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "deadline",
+    [
+        "on or before 2027-12-28",
+        "not later than 2027-12-28",
+        "by: 2027-12-28",
+        "by 12/28/2027",
+        "by 28.12.2027",
+        "by the 28th of December 2027",
+        "till Dec 28th, 2027",
+    ],
+)
+def test_a_deadline_that_was_not_given_is_one_however_it_is_written(deadline: str) -> None:
+    due: dict[str, Any] = {"rotate_by": datetime(2026, 12, 28, tzinfo=UTC), "rotation_window_days": 30}
+    text = "Your key is eligible under P-7. Rotate it {}."
+    assert verdict(text.format(deadline), **due) == "unsupported_figure"
+    assert verdict(text.format(deadline.replace("2027", "2026")), **due) == "approved"
 
 
 def test_a_draft_is_judged_in_time_however_many_blanks_it_has() -> None:

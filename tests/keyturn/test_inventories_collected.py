@@ -358,3 +358,38 @@ def test_what_is_read_as_a_table_is_rejected_as_one(tmp_path: Path) -> None:
         file = tmp_path / name
         file.write_text(text)
         assert holds_table(file) is is_table, name
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "ids"),
+    [
+        ([gcp("k1"), gcp("k2")], ["k1", "k2"]),
+        (
+            [
+                {"appId": "a", "passwordCredentials": [{"keyId": "k1", "startDateTime": "2026-01-01T00:00:00Z"}]},
+                {"appId": "b", "passwordCredentials": [{"keyId": "k2", "startDateTime": "2026-01-01T00:00:00Z"}]},
+            ],
+            ["k1", "k2"],
+        ),
+    ],
+    ids=["keys of Google's", "applications"],
+)
+def test_who_asked_for_a_listing_is_not_whose_keys_are_in_it(
+    tmp_path: Path, wrapped: list[Any], ids: list[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"client_id": "the-reader", "value": wrapped}))
+    keys, bad = rows_of(file)
+    assert ([key.facts.key_id for key in keys], bad) == (ids, [])
+
+
+def test_a_key_a_line_with_a_list_of_its_own_is_a_line_all_the_same(tmp_path: Path) -> None:
+    """A broken line after it loses that one, and not the file."""
+    file = tmp_path / "keys.jsonl"
+    row = '{{"account_id": "{0}", "key_id": "k{0}", "age_days": 5{1}}}'
+    file.write_text(
+        "\n".join([row.format("a", ""), row.format("b", ', "items": ["x"]'), "broken {", row.format("z", "")])
+    )
+    keys, bad = rows_of(file)
+    assert [key.account_id for key in keys if key.account_id != "b"] == ["a", "z"]
+    assert "is not JSON" in [one.reason for one in bad]

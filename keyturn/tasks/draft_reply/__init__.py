@@ -62,22 +62,27 @@ def judge(
 
 def _fault_of(text: str, request: DraftRequest, lines: Sequence[PolicyLine], at: datetime | None) -> Rejection | None:
     """Why a text that may be shown is not the reply to this request; None if it is."""
-    from keyturn.tasks import draft_claims, wording  # their patterns take 60 ms to compile: not at a worker's start
+    from keyturn.tasks import (  # their patterns take 60 ms to compile: not at a worker's start
+        draft_claims,
+        line_claims,
+        wording,
+    )
 
     # A service account's own name may look like a mail address; the policy's wording may have a link. Nothing else may.
-    of_this_key = draft_claims.without_lines(text, lines)
+    of_this_key = line_claims.without_lines(text, lines)
     elsewhere = wording.leads_elsewhere(_without_account(of_this_key, request.account_id))
     if elsewhere is not None:
         return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
     if request.waits_for_person and not _WAITS.search(text):
         return Rejection(reason="omits_waiting", explanation="The draft does not say that a person must approve first.")
     # What a line says of keys is not said of this one.
-    states = request.waits_for_person and draft_claims.states_decision(of_this_key)
-    if states or draft_claims.contradicts(of_this_key, request.decision):
+    spoken = re.sub(rf"(?<![\w.@/-]){re.escape(request.account_id)}(?![\w@/-]|\.\w)", "this account", of_this_key)
+    states = request.waits_for_person and draft_claims.states_decision(spoken)
+    if states or draft_claims.contradicts(spoken, request.decision):
         return Rejection(
             reason="decision_not_allowed", explanation="The draft states another decision than the recorded one."
         )
-    if draft_claims.names_other_lines(text, lines, request.account_id):
+    if line_claims.names_other_lines(text, lines, request.account_id):
         return Rejection(reason="unknown_source", explanation="The draft names a policy line that was not given.")
     if draft_claims.names_other_figures(text, of_this_key, request.rotation_window_days, request.rotate_by, lines, at):
         return Rejection(

@@ -67,13 +67,13 @@ def judge(
 
 def _fault_of(summary: str, lines: Sequence[PolicyLine]) -> Rejection | None:
     from keyturn.policy.spans import days_named
-    from keyturn.tasks import draft_claims, wording  # their patterns take 60 ms to compile: not at a worker's start
+    from keyturn.tasks import line_claims, wording  # their patterns take 60 ms to compile: not at a worker's start
 
-    elsewhere = wording.leads_elsewhere(draft_claims.without_lines(summary, lines))
+    elsewhere = wording.leads_elsewhere(line_claims.without_lines(summary, lines))
     if elsewhere is not None:
         return Rejection(reason=elsewhere, explanation=wording.ELSEWHERE[elsewhere])
-    others = days_named(summary) - draft_claims.days_supported(lines)
-    if others or draft_claims.has_figures_of_other_lines(summary, lines):
+    others = days_named(summary) - line_claims.days_supported(lines)
+    if others or line_claims.has_figures_of_other_lines(summary, lines):
         return Rejection(
             reason="unsupported_figure", explanation="The summary states a number of days that was not given."
         )
