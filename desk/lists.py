@@ -161,12 +161,16 @@ class Lists:
             raise UnknownRun(f"this tenant has no run {run_id[:64]}")
         return found[0]
 
-    async def run_of(self, trace_id: str) -> str | None:
-        """Return the run that asked under a trace; None if no run did."""
+    async def run_of(self, trace_id: str, *, account_id: str, key_id: str) -> str | None:
+        """Return the run that asked about a key under a trace; None if no run did: an asker may choose any trace."""
         run_id, _, ordinal = trace_id.rpartition("-")
-        if not run_id or not ordinal.isdecimal():
+        if not run_id or not (ordinal.isascii() and ordinal.isdecimal() and len(ordinal) <= 9):
             return None
-        return run_id if await self._runs.runs(tenant_id=self._tenant, limit=1, run_id=run_id) else None
+        if not await self._runs.runs(tenant_id=self._tenant, limit=1, run_id=run_id):
+            return None
+        items = await self._runs.items(run_id, after=int(ordinal) - 1, limit=1)
+        is_its = bool(items) and (items[0]["account_id"], items[0]["key_id"]) == (account_id, key_id)
+        return run_id if is_its and items[0]["ordinal"] == int(ordinal) else None
 
     async def items(self, run_id: str, *, outcome: str | None, account_id: str | None, after: str | None) -> Page:
         """Return a page of a run's items, in the inventory's order; raises InvalidRequest, UnknownRun."""

@@ -175,10 +175,14 @@ class Pages:
             owner=self._owner_of(asked["account_id"], asked["credential"]["key_id"], asked["owner"]) if asked else None,
             audit=[plain(row) for row in await self._desk.audit(workflow_id)],
             link=None if ui is None else ui + path,
-            run=await self._desk.lists.run_of(asked["trace_id"]) if asked else None,
+            run=await self._run_of(asked) if asked else None,
             key=str(uuid.uuid4()),
             **fields,
         )
+
+    async def _run_of(self, asked: Mapping[str, Any]) -> str | None:
+        key_id = asked["credential"]["key_id"]
+        return await self._desk.lists.run_of(asked["trace_id"], account_id=asked["account_id"], key_id=key_id)
 
     async def _rotation_state(self, request: Request, person: AnyPerson, workflow_id: str) -> Response:
         """The part of a rotation's page that changes, for the script."""

@@ -257,6 +257,10 @@ async def test_a_run_is_shown_with_its_items_by_outcome_and_links_to_what_became
             assert (await luna.get(path)).status_code == 404
         for query in ("after=x", "colour=red"):
             assert (await luna.get(f"/api/v1/runs/run-a/items?{query}")).status_code == 422
+        assert await here.desk.lists.run_of("run-a-1", account_id="acct_1", key_id="key_1") == "run-a"
+        # A trace is the asker's own text: one of a run that did not ask about this key leads nowhere.
+        for trace, key in (("run-a-1", "key_9"), ("run-a-9", "key_1"), ("run-b-1", "key_1"), ("run-a-x", "key_1")):
+            assert await here.desk.lists.run_of(trace, account_id="acct_1", key_id=key) is None
         here.desk.lists = Lists(here.client, here.engine, tenant="another", owners=Owners())
         assert (await luna.get("/api/v1/runs/run-a/items")).status_code == 404
 
