@@ -9,6 +9,7 @@ from keyturn.policy.catalogue import load_catalogue
 from keyturn.rotations.decisions import Rejection
 from keyturn.tasks import extract_ticket, summarize_policy, summarize_scan
 from keyturn.tasks.draft_reply import DraftRequest, judge
+from keyturn.tasks.line_claims import has_figures_of_other_lines
 from tests.support.pace import processor_seconds
 
 CATALOGUE = load_catalogue()
@@ -294,6 +295,7 @@ def test_a_summary_of_records_that_an_attacker_wrote_leads_nowhere() -> None:
     assert judged(BAD).reason == "holds_link"
     assert judged("acct_10234 was used from 203.0.113.7 by a@p.iam.gserviceaccount.com.").record_ids == ("r1",)
     assert judged("acct_10234 was used from 203.0.113.8.").reason == "holds_link"  # that is in no record
+    assert judged("acct_10234 <img src=x>").reason == "holds_markup"
     for said in ("Log in at 203.0.113.7?u=1", "Open x@p.iam.gserviceaccount.com.evil.com/reset"):
         assert judged(said).reason == "holds_link"
 
@@ -314,3 +316,14 @@ def test_a_summary_of_a_policy_or_a_ticket_leads_nowhere() -> None:
     refused = extract_ticket.judge(ticket, extract_ticket.TicketRequest(message="m", trace_id="t"), [])
     assert isinstance(refused, Rejection)
     assert refused.reason == "holds_link"
+    hidden = extract_ticket.ProposedTicket.model_validate(said | {"summary": "Reset \u202eyek the"})
+    refused = extract_ticket.judge(hidden, extract_ticket.TicketRequest(message="m", trace_id="t"), [])
+    assert isinstance(refused, Rejection)
+    assert refused.reason == "hidden_characters"
+
+
+def test_a_benchmarks_figure_beside_a_lines_name_is_not_the_lines() -> None:
+    line = CATALOGUE.current("P-7")
+    both = [line, CATALOGUE.current("CIS-AWS-4.0-1.14")]
+    assert not has_figures_of_other_lines("P-7 is ours; CIS AWS 1.14 says 90 days.", both)
+    assert has_figures_of_other_lines("P-7 says 90 days.", both)

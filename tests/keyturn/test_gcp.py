@@ -965,6 +965,9 @@ async def test_a_secret_whose_versions_are_encrypted_by_a_disabled_key_is_not_ta
     lab.simulator.secret_manager.key_is_disabled = True
     with pytest.raises(CloudRefused, match="is enabled and cannot be read"):
         await patiently(lambda: lab.secrets.current(SECRET))
+    lab.simulator.denied.add("versions.get")  # without that right, it is what the list says
+    with pytest.raises(CloudRefused, match="is enabled and cannot be read"):
+        await patiently(lambda: lab.secrets.current(SECRET))
     with pytest.raises(CloudRefused):
         await patiently(lambda: rotation.steps.roll_back(state, "rolled back"))
     assert set(lab.user_keys) == {old, str(state.new_key_id)}

@@ -373,10 +373,23 @@ async def test_a_long_header_is_borne_and_a_cookie_is_not_sent_back() -> None:
     application = web.Application()
     application.router.add_post("/{path:.*}", answer)
     async with fake_server(application) as url, http_client(2) as http:
-        provider = HttpModelClient(http, endpoint("compatible", url, key=SecretStr("key")), "m")
+        named = url.replace("127.0.0.1", "localhost")  # no jar takes a cookie from an address
+        provider = HttpModelClient(http, endpoint("compatible", named, key=SecretStr("key")), "m")
         for _ in range(2):
             assert (await provider.complete(prompt(), timeouts=SOON, trace_id="t")).text == DECISION
     assert seen == [None, None]
+
+
+async def test_a_text_in_pieces_is_one_that_can_be_stored_at_each() -> None:
+    """A server splits a pair of surrogates over two pieces."""
+    first = 'data: {"choices":[{"delta":{"content":"a \\ud83d"}}]}\n\n'
+    last = 'data: {"choices":[{"delta":{"content":"\\ude00 b"},"finish_reason":"stop"}]}\n\n'
+    body, texts = (first + last).encode(), list[str]()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body))) as http:
+        provider = HttpModelClient(http, endpoint("compatible", "http://p", key=SecretStr("key")), "m")
+        await provider.complete(prompt(), timeouts=SOON, trace_id="t", on_text=texts.append)
+    assert all(text.encode() for text in texts)
+    assert texts[-1] == "a \U0001f600 b"
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from keyturn.llm.providers.openai.stream import OpenAiFold
 from keyturn.llm.providers.openai.wire import completion
 from keyturn.llm.streams import Event, _values_in
 from keyturn.llm.wire import Completion, Usage, parse_answer
-from keyturn.rotations.decisions import Rejection
+from keyturn.rotations.decisions import ProposedDecision, Rejection
 
 ANSWER = '{"rotate": true, "reason": "old"}'
 CALL = {"function": {"name": "x", "arguments": "{}"}}
@@ -56,6 +56,8 @@ def quoting(status: int, raw: dict[str, Any]) -> dict[str, Any]:
         (500, {"error": {"code": "1301", "message": "internal"}}, ProviderUnavailable),
         (400, {"error": {"code": "1301", "message": "unsafe"}}, PromptFiltered),
         (403, {"error": {"message": "Forbidden: invalid params in signature"}}, AuthenticationFailed),
+        (403, {"error": {"message": "no", "metadata": {"reasons": ["no such route"]}}}, AuthenticationFailed),
+        (400, {"error": {"message": "you sent: our token quota is exceeded, 10 calls / month"}}, RequestRefused),
     ],
 )
 def test_only_what_is_our_keys_or_our_credits_stops_a_run(
@@ -137,3 +139,17 @@ def test_a_line_of_many_values_costs_its_length_and_no_more() -> None:
     assert _values_in('{"a": 1} ' * 100_000) == []
     assert time.perf_counter() - started < 5  # it was hours
     assert _values_in('{"a": 1}\n {"b": 2}') == ['{"a": 1}', '{"b": 2}']
+
+
+def test_a_refusal_in_json_is_a_providers_however_it_is_labelled() -> None:
+    """A page without it is a firewall's."""
+    page = {"content-type": "text/html"}
+    assert type(error_for(403, {"error": {"message": "Invalid API key"}}, page)) is AuthenticationFailed
+
+
+def test_a_decision_alone_is_an_answer() -> None:
+    text = '{"decision": "not_eligible"}'
+    whole = Completion(text=text, finish="complete", finish_reason="stop", model="m", usage=Usage())
+    answer = parse_answer(whole, ProposedDecision)
+    assert isinstance(answer, ProposedDecision)
+    assert answer.decision == "not_eligible"

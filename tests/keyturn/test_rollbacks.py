@@ -10,26 +10,24 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from keyturn.execution.contracts import KeyState
-from keyturn.execution.errors import CloudRefused, CloudUnavailable, SecretNotStored
+from keyturn.execution.errors import (
+    CloudRefused,
+    CloudUnavailable,
+    NewKeyMissing,
+    RollbackImpossible,
+    SecretNotStored,
+)
 from keyturn.execution.protocols import CloudKey
 from keyturn.execution.targets import OpenTarget, SecretTargets
 from keyturn.jobs.errors import JobClosed, StaleClaim
 from keyturn.jobs.leases import JobLeases
 from keyturn.jobs.store import JobStore
-from keyturn.targets.secretsmanager.store import SecretsManager
-from tests.keyturn.test_interrupted_steps import OLD, Cloud, Rotation, Versions, secret_of
+from keyturn.targets.secretsmanager.store import SecretsManager, _token
+from tests.keyturn.test_interrupted_steps import OLD, Rotation, Versions, secret_of
+from tests.keyturn.test_keys_that_end import Lagging, deactivated, ends
 from tests.support.aws import job_for
 
 USER = "svc-pay"
-
-
-class _Lagging(Cloud):
-    """A cloud whose list may be older than what was changed."""
-
-    shown: list[CloudKey] | None = None
-
-    async def list_keys(self, user: str) -> list[CloudKey]:
-        return await super().list_keys(user) if self.shown is None else self.shown
 
 
 class _LateVersions(Versions):
@@ -51,7 +49,7 @@ class _LateVersions(Versions):
 
 async def rotation_with(engine: AsyncEngine, store: JobStore, **stores: Versions) -> Rotation:
     job_id = await job_for(store, engine, USER, OLD)
-    return Rotation(job_id, engine, _Lagging(), stores or {"vault": Versions(OLD)})
+    return Rotation(job_id, engine, Lagging(), stores or {"vault": Versions(OLD)})
 
 
 @pytest.fixture
@@ -138,9 +136,13 @@ async def test_what_a_target_held_in_the_place_of_an_id_is_not_in_the_audit_trai
 async def test_a_store_that_shows_its_restored_secret_late_is_asked_again(
     sqlite_engine: AsyncEngine, sqlite_store: JobStore
 ) -> None:
-    """Nothing is stored over what it has restored."""
+    """Nothing is stored over what it has restored, and the new key stays until it shows that."""
     rotation = await rotation_with(sqlite_engine, sqlite_store, vault=_LateVersions(OLD))
-    assert await is_rolled_back(rotation, sqlite_engine, await rotation.create(await rotation.begin()))
+    state = await rotation.create(await rotation.begin())
+    with pytest.raises(CloudUnavailable, match="still shows"):
+        await rotation.steps.roll_back(state, "rolled back")
+    assert str(state.new_key_id) in rotation.cloud.keys
+    assert await is_rolled_back(rotation, sqlite_engine, state)
     assert await rotation.stored() == OLD
 
 
@@ -211,6 +213,100 @@ async def test_an_activation_by_a_list_that_is_late_is_in_the_audit_trail(
     _, trail = await JobLeases(sqlite_engine).show(rotation.order.job_id, tenant_id="default")
     assert [row["detail"]["activated"] for row in trail if "activated" in row["detail"]] == [OLD]
     assert rotation.cloud.keys[OLD].is_active
+
+
+async def refuse_to_activate(*_: object) -> None:
+    raise CloudRefused("UpdateAccessKey: AccessDenied")
+
+
+@pytest.mark.parametrize("is_active", [False, True], ids=["inactive", "expired"])
+async def test_a_target_never_goes_back_to_a_key_that_is_there_and_does_not_work(
+    rotation: Rotation, is_active: bool
+) -> None:
+    rotation.cloud.most_keys = 10
+    state = await rotation.create(await rotation.begin())
+    past = datetime.now(UTC) - timedelta(days=1)
+    rotation.cloud.keys["AKIADEAD"] = CloudKey("AKIADEAD", is_active, past, expires_at=past if is_active else None)
+    rotation.stores["vault"].versions[0] = secret_of("AKIADEAD")
+    with pytest.raises(SecretNotStored, match="would go back"):
+        await rotation.steps.roll_back(state, "rolled back")
+    assert str(state.new_key_id) in rotation.cloud.keys
+
+
+async def test_a_rollback_to_a_key_that_has_expired_says_so_before_its_cloud_does(rotation: Rotation) -> None:
+    state = await deactivated(rotation)
+    ends(rotation, OLD, datetime.now(UTC) - timedelta(seconds=1))
+    rotation.cloud.set_active = refuse_to_activate  # type: ignore[method-assign, assignment]
+    with pytest.raises(RollbackImpossible, match="has expired"):
+        await rotation.steps.roll_back(state, "rolled back")
+
+
+async def test_the_only_key_that_works_stays_even_if_no_list_shows_it(rotation: Rotation) -> None:
+    state = await rotation.create(await rotation.begin())
+    ends(rotation, OLD, datetime.now(UTC) - timedelta(seconds=1))
+    rotation.cloud.hidden.add(str(state.new_key_id))
+    with pytest.raises(RollbackImpossible):
+        await rotation.steps.roll_back(state, "rolled back")
+    assert str(state.new_key_id) in rotation.cloud.keys
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+async def test_the_new_key_stays_where_the_old_one_cannot_be_activated(rotation: Rotation, is_recorded: bool) -> None:
+    """By what the rotation knows, or by the trail alone, under a list that still shows the old key as active."""
+    state = await rotation.create(await rotation.begin())
+    before = await rotation.cloud.list_keys(USER)
+    since = await rotation.steps.deactivate(state)
+    if is_recorded:
+        state = state.model_copy(update={"deactivated_at": since})
+    rotation.cloud.shown = before  # type: ignore[attr-defined]
+    rotation.cloud.set_active = refuse_to_activate  # type: ignore[method-assign, assignment]
+    with pytest.raises(CloudRefused):
+        await rotation.steps.roll_back(state, "rolled back")
+    assert str(state.new_key_id) in rotation.cloud.keys
+
+
+async def test_a_deactivation_whose_answer_and_row_were_lost_is_undone_under_a_late_list(rotation: Rotation) -> None:
+    state = await rotation.create(await rotation.begin())
+    rotation.cloud.shown = await rotation.cloud.list_keys(USER)  # type: ignore[attr-defined]
+    await rotation.cloud.set_active(USER, OLD, False)
+    await rotation.steps.roll_back(state, "rolled back")
+    assert rotation.cloud.keys[OLD].is_active
+
+
+async def test_a_cloud_whose_keys_are_never_inactive_is_not_asked_to_activate_one(rotation: Rotation) -> None:
+    rotation.cloud.has_inactive_state = False
+    state = await rotation.create(await rotation.begin())
+
+    async def never(*_: object) -> None:
+        raise AssertionError("no such call")
+
+    rotation.cloud.set_active = never  # type: ignore[method-assign, assignment]
+    await rotation.steps.roll_back(state, "rolled back")
+    assert set(rotation.cloud.keys) == {OLD}
+
+
+async def test_a_lost_new_key_is_reported_where_the_old_one_cannot_be_activated(rotation: Rotation) -> None:
+    rotation.cloud.has_inactive_state = False
+    state = await deactivated(rotation)
+    del rotation.cloud.keys[str(state.new_key_id)]
+    with pytest.raises(NewKeyMissing):
+        await rotation.steps.uses_since(state)
+
+
+async def test_a_leaked_key_is_deleted_whatever_a_late_list_says(rotation: Rotation) -> None:
+    state = (await deactivated(rotation)).model_copy(update={"is_compromised": True, "was_advanced": True})
+    listed = await rotation.cloud.list_keys(USER)
+    rotation.cloud.shown = [key._replace(is_active=True) for key in listed]  # type: ignore[attr-defined]
+    rotation.cloud.state_shown_within = timedelta(minutes=2)
+    await rotation.steps.delete(state)
+    assert OLD not in rotation.cloud.keys
+
+
+def test_no_two_long_versions_are_one_to_secrets_manager() -> None:
+    """It takes a second one of the same token for the first, and moves nothing."""
+    one, two = (_token(f"instead-of-{'a' * 63}{last}") for last in "xy")
+    assert one != two
+    assert len(one) <= 64
 
 
 class _SecretsManager:

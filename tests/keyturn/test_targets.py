@@ -31,7 +31,7 @@ from keyturn.targets import load_targets
 from keyturn.targets.github.store import ActionsSecrets, GitHubSettings
 from keyturn.targets.gitlab.store import GitLabSettings, ProjectVariables
 from keyturn.targets.ssm.store import ParameterStore
-from keyturn.targets.vault.store import VaultSecrets, VaultSettings
+from keyturn.targets.vault.store import VaultSecrets, VaultSettings, _is_passing
 from tests.support.aws import Aws, Network
 from tests.support.servers import fake_server
 
@@ -908,3 +908,17 @@ async def test_one_rotation_fills_them_all_and_its_rollback_brings_all_back(
     for _ in range(2):  # a repeat finds nothing of ours
         await targets.restore(paths, lambda found: same(found, NEW), version="1")
         assert all(same(one.stored(), OLD) for one in benches.values())
+
+
+def test_a_mount_that_is_being_upgraded_is_waited_for() -> None:
+    """So OpenBao answers after each restart, with a 400."""
+
+    class Answer:
+        status = 400
+
+        def member(self, _name: str) -> list[str]:
+            return [
+                "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period"
+            ]
+
+    assert _is_passing(Answer())  # type: ignore[arg-type]
