@@ -59,8 +59,14 @@ def quotes_hold(quotes: Sequence[Quote], lines: Sequence[PolicyLine], facts: Cre
 
 # What turns the rest of a sentence round, makes it a question, or a condition.
 _DENIES = re.compile(
-    r"\b(?:not|no|never|nobody|none|neither|nor|cannot|false|untrue|wrong|denies|denied|doubts?|if|unless|whether|rumou?r"
-    r"|hardly|refuted|unlikely|isnt)\b|n't\b|\?$"
+    r"\b(?:not|no(?!\sdoubt\b)|never|nobody|nothing|none|neither|nor|cannot|false|untrue|wrong|denies|denied"
+    r"|(?<!\bno\s)doubts?|if|unless|whether|rumou?r|hardly|refuted|unlikely|ruled\sout|without\s(?:any\s)?evidence"
+    r"|suppose[ds]?|suspect(?:ed|s)?|claim(?:ed|s)|alleged(?:ly)?|(?:is|was|has|are|were|did|does|do)nt)\b|n't\b|\?$"
+)
+# What another clause, or the next sentence, takes back.
+_TAKEN_BACK = re.compile(
+    r"(?:^|[\s,;])(?:which|this|that|it|but)\s(?:\w+\s){0,3}?"
+    r"(?:untrue|false|refuted|denied|disproved|(?:not|wrong)(?=[\s.,;]*$))"
 )
 _SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bmr)(?<!\bdr)[.!?;](?=\s|$)|\n")
 # Behind the quote, another clause says something else.
@@ -84,7 +90,10 @@ def _stands_in(quote: str, text: str, *, whole_sense: bool = False) -> bool:
             sentence = behind[: end.end() if end else len(behind)]
             clause = _CLAUSE_END.search(sentence)
             left_out = before[begins:], sentence[: clause.start() if clause else len(sentence)], sentence[-1:]
-            if not (whole_sense and any(_DENIES.search(part) for part in left_out)):
+            next_one = behind[len(sentence) :].lstrip()
+            following = next_one[: next_end.end() if (next_end := _SENTENCE_END.search(next_one)) else len(next_one)]
+            is_denied = any(_DENIES.search(part) for part in left_out)
+            if not (whole_sense and (is_denied or any(map(_TAKEN_BACK.search, (sentence, following))))):
                 return True
         at = text.find(quote, at + 1)
     return False
